@@ -1,0 +1,1 @@
+"""One small module per family: its config mapping and its weight-name mapping."""
