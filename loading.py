@@ -1,0 +1,62 @@
+"""`onnxgpt.load`: from a directory or a catalogue name to a loaded Model. The runtime itself knows no catalogue."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .runtime.errors import BundleNotFoundError
+from .runtime.model import Model
+
+DEFAULT_MODEL = "fairytale"
+
+
+def load(
+    path_or_name: str | os.PathLike[str] = DEFAULT_MODEL,
+    provider: str = "auto",
+    threads: int | None = None,
+    memory_limit: int | None = None,
+) -> Model:
+    """Load a bundle by its directory, or by the catalogue name of a bundle that is on this machine.
+
+    Nothing is downloaded here: `onnxgpt pull NAME` does that.
+
+    Args:
+        path_or_name: a bundle's directory, which wins over a name, or a name that `onnxgpt models` lists.
+        provider: "auto", "cpu", "cuda" or "dml".
+        threads: threads within one operator; None lets ONNX Runtime choose.
+        memory_limit: bytes that weights and cache may take together; None: no limit.
+
+    Raises:
+        BundleError: no such bundle, or not a sound one.
+        ProviderError: the provider is not there, or would not run the graph.
+        MemoryLimitError: what loading needs is over the limit.
+    """
+    return Model.load(find_bundle(path_or_name), provider=provider, threads=threads, memory_limit=memory_limit)
+
+
+def find_bundle(path_or_name: str | os.PathLike[str]) -> Path:
+    """The directory of a bundle: `path_or_name` itself when that exists, else where the catalogue's model lives.
+
+    Raises:
+        BundleNotFoundError: neither, or a catalogue model that is no bundle yet; the message says how to make it one.
+    """
+    path = Path(path_or_name)
+    if path.exists():
+        return path
+    from .models.catalog import CATALOG, find
+
+    name = str(path_or_name)
+    if name not in CATALOG:
+        raise BundleNotFoundError(
+            f"{name} is neither a directory nor a model of the catalogue ({', '.join(CATALOG)}): "
+            "export one with `onnxgpt export SOURCE --out DIR`"
+        )
+    if CATALOG[name].kind != "bundle":
+        raise BundleNotFoundError(
+            f"{name} is a checkpoint, and text comes from bundles: run `onnxgpt export {name} --out DIR` and load DIR"
+        )
+    found = find(name)
+    if found is None:
+        raise BundleNotFoundError(f"{name} is not on this machine yet: fetch it with `onnxgpt pull {name}`")
+    return found
