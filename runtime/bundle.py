@@ -167,10 +167,15 @@ def refuse_existing(out: str | os.PathLike[str], *, force: bool) -> None:
     target = Path(out)
     if (target.exists() or target.is_symlink()) and not force:
         raise OutputExistsError(f"{target} exists already: choose another --out, or replace it with --force")
-    if force and target.exists() and not (target / MANIFEST_NAME).is_file() and (
-        not target.is_dir() or any(target.iterdir())
+    if (
+        force
+        and target.exists()
+        and not (target / MANIFEST_NAME).is_file()
+        and (not target.is_dir() or any(target.iterdir()))
     ):
-        raise OutputExistsError(f"{target} exists and is no bundle: --force replaces bundles only; choose another --out")
+        raise OutputExistsError(
+            f"{target} exists and is no bundle: --force replaces bundles only; choose another --out"
+        )
 
 
 def _move_into_place(staging: Path, target: Path, *, force: bool) -> None:
@@ -193,9 +198,13 @@ def _move_into_place(staging: Path, target: Path, *, force: bool) -> None:
 
 def _remove_leftovers(target: Path) -> None:
     pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)(\.old)?\.partial")
-    for path in target.parent.iterdir():
+    for path in list(target.parent.iterdir()):
         match = pattern.fullmatch(path.name)
-        if match and not _is_running(int(match.group(1))):
+        if not match or _is_running(int(match.group(1))):
+            continue
+        if match.group(2) and not target.exists():  # killed between the two renames: the old output is still whole
+            path.rename(target)
+        else:
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -74,7 +74,7 @@ def read_manifest(directory: Path) -> Manifest:
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise BundleError(f"{path} is not JSON ({error}): the bundle is damaged; export it again") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise BundleError(f"{path} is not a bundle manifest: expected \"format\": \"{FORMAT}\"")
+        raise BundleError(f'{path} is not a bundle manifest: expected "format": "{FORMAT}"')
     if data.get("version") != FORMAT_VERSION:
         raise BundleError(
             f"{path} has bundle version {data.get('version')!r}, this onnxgpt reads version {FORMAT_VERSION}: "
@@ -111,4 +111,6 @@ def check_member_name(name: object, path: Path) -> None:
     text = str(name)
     pure = PurePosixPath(text)
     if not text or pure.is_absolute() or "\\" in text or ":" in text or any(p in ("..", "") for p in text.split("/")):
-        raise BundleError(f"{path} names the file {text!r}: expected a path inside the bundle; do not trust this bundle")
+        raise BundleError(
+            f"{path} names the file {text!r}: expected a path inside the bundle; do not trust this bundle"
+        )

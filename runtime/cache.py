@@ -1,0 +1,239 @@
+"""KVCache: the keys and values of one sequence or batch so far, in buffers that grow under a memory budget.
+
+Two layouts, decided by the graph. `KVCache` is for graphs whose past and present may be one buffer: a step writes
+its keys and values in place and copies nothing. `SeparateKVCache` is for graphs that give a longer present for a
+past: the present of one step is the past of the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .memory import MemoryBudget
+
+_GRANULE = 64  # tokens; capacities are multiples of it
+
+
+@dataclass(frozen=True)
+class CacheLayout:
+    """Shapes of a cache: per layer (kv_heads, head_size), and the element type."""
+
+    layers: tuple[tuple[int, int], ...]
+    dtype: np.dtype[Any]
+
+    def bytes_per_token(self) -> int:
+        """Bytes that one token of one sequence takes, over all layers."""
+        return sum(2 * heads * size for heads, size in self.layers) * self.dtype.itemsize
+
+
+class KVCache:
+    """A cache whose buffers past and present share: per layer [2, batch, kv_heads, capacity, head_size].
+
+    `lengths` int64 [batch] are the tokens that each row holds; what lies behind them is not defined.
+    """
+
+    shares_buffer = True
+
+    def __init__(self, layout: CacheLayout, batch: int, capacity: int, limit: int, budget: MemoryBudget):
+        """Allocate room for `capacity` tokens per row; it grows to at most `limit`.
+
+        Raises:
+            MemoryLimitError: the budget does not allow it.
+        """
+        self.layout = layout
+        self.batch = batch
+        self.limit = limit
+        self.lengths: NDArray[np.int64] = np.zeros(batch, np.int64)
+        self.version = 0  # changes with the buffers, so that whoever bound them knows
+        self.lane: Any = None  # what the session keeps between steps of this cache
+        self._budget = budget
+        self._reserved = 0
+        self._owned = True
+        self.capacity = 0
+        self.buffers: list[NDArray[Any]] = [
+            np.empty((2, batch, heads, 0, size), layout.dtype) for heads, size in layout.layers
+        ]
+        self._resize(_round_up(max(capacity, 1), limit))
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest row."""
+        return int(self.lengths.max())
+
+    def ensure(self, length: int) -> None:
+        """Make room for rows of `length` tokens: by half again at least, so that growing costs little per token.
+
+        Raises:
+            MemoryLimitError: the budget does not allow it; the cache is as it was.
+            ValueError: this is a view of a row, or `length` is over the limit.
+        """
+        if length <= self.capacity:
+            return
+        if not self._owned or length > self.limit:
+            raise ValueError(f"a cache of capacity {self.capacity} (limit {self.limit}) can't hold {length} tokens")
+        self._resize(_round_up(max(length, self.capacity + self.capacity // 2), self.limit))
+
+    def _resize(self, capacity: int) -> None:
+        grown = self.layout.bytes_per_token() * self.batch * capacity
+        self._budget.reserve(grown - self._reserved, f"a key/value cache of {capacity} tokens")
+        self._reserved = grown
+        kept = self.length
+        for index, old in enumerate(self.buffers):
+            two, batch, heads, _, size = old.shape
+            new = np.empty((two, batch, heads, capacity, size), old.dtype)
+            new[:, :, :, :kept] = old[:, :, :, :kept]
+            self.buffers[index] = new
+        self.capacity = capacity
+        self.version += 1
+        self.lane = None
+
+    def row(self, index: int) -> KVCache:
+        """A view of one row as a batch of 1, over the same memory; it can't grow."""
+        view = object.__new__(KVCache)
+        view.layout, view.batch, view.limit = self.layout, 1, self.capacity
+        view.lengths = self.lengths[index : index + 1]
+        view.version, view.lane = 0, None
+        view._budget, view._reserved, view._owned = self._budget, 0, False
+        view.capacity = self.capacity
+        view.buffers = [buffer[:, index : index + 1] for buffer in self.buffers]
+        return view
+
+    def advance(self, count: int) -> None:
+        """Count `count` tokens per row that a step has written."""
+        self.lengths += count
+
+    def truncate(self, length: int) -> None:
+        """Forget the tokens of every row from position `length` on."""
+        np.minimum(self.lengths, length, out=self.lengths)
+
+    def copy(self) -> KVCache:
+        """An independent cache with the same content.
+
+        Raises:
+            MemoryLimitError: the budget does not allow it.
+        """
+        twin = KVCache(self.layout, self.batch, self.capacity, self.limit, self._budget)
+        kept = self.length
+        for new, old in zip(twin.buffers, self.buffers, strict=True):
+            new[:, :, :, :kept] = old[:, :, :, :kept]
+        twin.lengths[:] = self.lengths
+        return twin
+
+    def close(self) -> None:
+        """Free the buffers and give their bytes back to the budget. May be called twice."""
+        self._budget.release(self._reserved)
+        self._reserved = 0
+        self.capacity = 0
+        self.buffers = []
+        self.lane = None
+
+    def __enter__(self) -> KVCache:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class SeparateKVCache:
+    """A cache for graphs whose present is a new tensor: per layer key and value [batch, kv_heads, length, head_size].
+
+    `values` holds what the session feeds and takes back, in the order of the graph's inputs.
+    """
+
+    shares_buffer = False
+
+    def __init__(self, layout: CacheLayout, batch: int, limit: int, budget: MemoryBudget):
+        self.layout = layout
+        self.batch = batch
+        self.limit = limit
+        self.lengths: NDArray[np.int64] = np.zeros(batch, np.int64)
+        self._budget = budget
+        self._reserved = 0
+        self._parent: tuple[SeparateKVCache, int] | None = None
+        self.values: list[NDArray[Any]] = [
+            np.zeros((batch, heads, 0, size), layout.dtype) for heads, size in layout.layers for _ in range(2)
+        ]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest row."""
+        return int(self.lengths.max())
+
+    def ensure(self, length: int) -> None:
+        """Reserve the bytes of a present of `length` tokens beside its past.
+
+        Raises:
+            MemoryLimitError: the budget does not allow it.
+        """
+        needed = self.layout.bytes_per_token() * self.batch * (2 * length)
+        if needed > self._reserved:
+            self._budget.reserve(needed - self._reserved, f"a key/value cache of {length} tokens, twice")
+            self._reserved = needed
+
+    def advance(self, count: int, presents: Sequence[NDArray[Any]]) -> None:
+        """Take a step's presents, `count` tokens longer, as the next pasts; a row hands them on to its batch."""
+        self.lengths += count
+        self.values = list(presents)
+        if self._parent is not None:
+            batch, index = self._parent
+            batch._place(index, self.values, self.length)
+
+    def _place(self, index: int, values: Sequence[NDArray[Any]], length: int) -> None:
+        longest = max(length, self.values[0].shape[2])
+        for position, value in enumerate(values):
+            old = self.values[position]
+            new = np.zeros((*old.shape[:2], longest, old.shape[3]), old.dtype)
+            new[:, :, : old.shape[2]] = old
+            new[index, :, :length] = value[0, :, :length]
+            self.values[position] = new
+
+    def row(self, index: int) -> SeparateKVCache:
+        """One row as a batch of 1; what a step adds to it arrives in this cache too."""
+        view = SeparateKVCache(self.layout, 1, self.limit, self._budget)
+        view.lengths = self.lengths[index : index + 1]
+        length = int(view.lengths[0])
+        view.values = [np.ascontiguousarray(value[index : index + 1, :, :length]) for value in self.values]
+        view._parent = (self, index)
+        return view
+
+    def truncate(self, length: int) -> None:
+        """Forget the tokens of every row from position `length` on."""
+        np.minimum(self.lengths, length, out=self.lengths)
+        self.values = [np.ascontiguousarray(value[:, :, : self.length]) for value in self.values]
+
+    def copy(self) -> SeparateKVCache:
+        """An independent cache with the same content (steps never write into a past, so the arrays are shared).
+
+        Raises:
+            MemoryLimitError: the budget does not allow it.
+        """
+        twin = SeparateKVCache(self.layout, self.batch, self.limit, self._budget)
+        twin.ensure(self.length)
+        twin.values = list(self.values)
+        twin.lengths[:] = self.lengths
+        return twin
+
+    def close(self) -> None:
+        """Free the arrays and give their bytes back to the budget. May be called twice."""
+        self._budget.release(self._reserved)
+        self._reserved = 0
+        self.values = []
+
+    def __enter__(self) -> SeparateKVCache:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+AnyCache = KVCache | SeparateKVCache
+
+
+def _round_up(length: int, limit: int) -> int:
+    return min(math.ceil(length / _GRANULE) * _GRANULE, max(limit, 1))

@@ -1,0 +1,42 @@
+"""Sampler: processed logits to a token, with the specified random stream (random.py)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .random import uniform
+
+_NEVER = np.float32(-np.inf)
+
+
+def choose_by_number(logits: NDArray[np.float32], number: float) -> int:
+    """The token that a number in [0, 1) chooses: tokens take consecutive shares of the interval, in order of id.
+
+    Args:
+        logits: [vocabulary], -inf for tokens that are filtered out.
+        number: from the random stream.
+
+    >>> choose_by_number(np.log(np.array([0.25, 0.5, 0.25], np.float32)), 0.3)
+    1
+    """
+    candidates = np.flatnonzero(logits > _NEVER)
+    scores = logits[candidates].astype(np.float64)
+    shares = np.cumsum(np.exp(scores - scores.max()))
+    index = int(np.searchsorted(shares, number * shares[-1], side="right"))
+    return int(candidates[min(index, len(candidates) - 1)])
+
+
+class Sampler:
+    """Chooses the tokens of one sequence: greedily, or by the random stream of (seed, sequence, step)."""
+
+    def __init__(self, *, is_greedy: bool, seed: int, sequence: int = 0):
+        self._is_greedy = is_greedy
+        self._seed = seed
+        self._sequence = sequence
+
+    def choose(self, logits: NDArray[np.float32], step: int) -> int:
+        """The token of step `step` (from 0) for processed logits [vocabulary]."""
+        if self._is_greedy:
+            return int(logits.argmax())
+        return choose_by_number(logits, uniform(self._seed, self._sequence, step))
