@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from .memory import MemoryBudget
 
+UNLIMITED = 1 << 31  # tokens
 _GRANULE = 64  # tokens; capacities are multiples of it
 
 
@@ -42,6 +43,8 @@ class KVCache:
 
     def __init__(self, layout: CacheLayout, batch: int, capacity: int, limit: int, budget: MemoryBudget):
         """Allocate room for `capacity` tokens per row; it grows to at most `limit`.
+
+        The budget is asked for the whole `limit` at once, so that a generation that begins also ends.
 
         Raises:
             MemoryLimitError: the budget does not allow it.
@@ -80,9 +83,10 @@ class KVCache:
         self._resize(_round_up(max(length, self.capacity + self.capacity // 2), self.limit))
 
     def _resize(self, capacity: int) -> None:
-        grown = self.layout.bytes_per_token() * self.batch * capacity
-        self._budget.reserve(grown - self._reserved, f"a key/value cache of {capacity} tokens")
-        self._reserved = grown
+        promised = capacity if self.limit >= UNLIMITED else self.limit
+        needed = self.layout.bytes_per_token() * self.batch * promised
+        self._budget.reserve(needed - self._reserved, f"a key/value cache of {promised} tokens")
+        self._reserved = needed
         kept = self.length
         for index, old in enumerate(self.buffers):
             two, batch, heads, _, size = old.shape

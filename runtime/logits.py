@@ -104,10 +104,12 @@ def keep_min_p(logits: Logits, min_p: float) -> Logits:
 def softmax(logits: Logits) -> Logits:
     """Probabilities along the last axis."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+    probabilities: Logits = powers / powers.sum(axis=-1, keepdims=True)
+    return probabilities
 
 
 def log_sum_exp(logits: Logits) -> NDArray[np.float32]:
     """log(sum(exp(logits))) along the last axis: what turns a logit into a log-probability when subtracted."""
     highest = logits.max(axis=-1)
-    return highest + np.log(np.exp(logits - highest[..., None]).sum(axis=-1))
+    result: NDArray[np.float32] = highest + np.log(np.exp(logits - highest[..., None]).sum(axis=-1))
+    return result

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .cache import AnyCache, CacheLayout, KVCache, SeparateKVCache
+from .cache import UNLIMITED, AnyCache, CacheLayout, KVCache, SeparateKVCache
 from .errors import BundleError, ProviderError
 from .memory import MemoryBudget
 from .providers import choose_provider
@@ -22,7 +22,6 @@ _logger = logging.getLogger("onnxgpt")
 _TELEMETRY_SWITCH = "ORT_DISABLE_TELEMETRY"
 _NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _PAST_NAME = re.compile(r"past_key_values\.(\d+)\.(key|value)")
-UNLIMITED_CONTEXT = 1 << 31  # tokens
 
 
 def import_onnxruntime() -> Any:
@@ -119,7 +118,7 @@ class Session:
             budget=budget or MemoryBudget(),
         )
 
-    def new_cache(self, batch: int = 1, capacity: int = 64, limit: int = UNLIMITED_CONTEXT) -> AnyCache:
+    def new_cache(self, batch: int = 1, capacity: int = 64, limit: int = UNLIMITED) -> AnyCache:
         """An empty cache for `batch` rows, with room for `capacity` tokens, growing to at most `limit`.
 
         Raises:
