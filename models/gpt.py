@@ -22,6 +22,7 @@ KeyValue = tuple[Tensor, Tensor]  # each [batch, kv_heads, past_sequence, head_s
 Attended = tuple[Tensor, KeyValue]  # [batch, sequence, width], and the layer's present key and value
 
 _SINUSOIDAL_BASE = 10000.0  # Vaswani et al. 2017, section 3.5
+_TABLES = torch.device("cpu")  # computed here even where parameters are made on "meta" and loaded afterwards
 
 
 class GPT(nn.Module):
@@ -173,18 +174,14 @@ class StandardAttention(nn.Module):
         self.config = config
         self.rotary = Rotary(config) if config.position == "rotary" else None
 
-    def prepare(
-        self, positions: Tensor, lengths: Tensor, attention_mask: Tensor, past: Tensor
-    ) -> StandardStep:
+    def prepare(self, positions: Tensor, lengths: Tensor, attention_mask: Tensor, past: Tensor) -> StandardStep:
         """Compute once what every layer needs: here which keys each new position sees."""
         slots = torch.arange(past.shape[2] + positions.shape[1], device=positions.device)
         seen = slots <= positions[:, None, :, None]  # [batch, 1, sequence, past + sequence]
         lowest = torch.finfo(torch.float32).min
         return StandardStep(positions, torch.where(seen, 0.0, lowest))
 
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, past: KeyValue, step: StandardStep
-    ) -> Attended:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, past: KeyValue, step: StandardStep) -> Attended:
         """Attend from the new positions to all of their row.
 
         Args:
@@ -272,8 +269,8 @@ class SinusoidalEmbedding(nn.Module):
 
     def __init__(self, rows: int, size: int) -> None:
         super().__init__()
-        frequencies = _SINUSOIDAL_BASE ** -(torch.arange(0, size, 2, dtype=torch.float64) / size)
-        angles = torch.arange(rows, dtype=torch.float64)[:, None] * frequencies
+        frequencies = _SINUSOIDAL_BASE ** -(torch.arange(0, size, 2, dtype=torch.float64, device=_TABLES) / size)
+        angles = torch.arange(rows, dtype=torch.float64, device=_TABLES)[:, None] * frequencies
         table = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, :size]
         self.table: Tensor
         self.register_buffer("table", table.float(), persistent=False)
@@ -359,9 +356,9 @@ def write_rows(past: Tensor, new: Tensor, positions: Tensor) -> Tensor:
 def rotary_tables(config: GPTConfig) -> KeyValue:
     """Cosines and sines, each float32 [context_length, rotary_width / 2]."""
     width = config.rotary_width
-    exponents = torch.arange(0, width, 2, dtype=torch.float32) / width
+    exponents = torch.arange(0, width, 2, dtype=torch.float32, device=_TABLES) / width
     frequencies = 1.0 / config.rotary_theta**exponents
-    angles = torch.arange(config.context_length, dtype=torch.float32)[:, None] * frequencies
+    angles = torch.arange(config.context_length, dtype=torch.float32, device=_TABLES)[:, None] * frequencies
     return angles.cos(), angles.sin()
 
 
