@@ -65,7 +65,7 @@ class ChatTemplate:
                 **self._special_tokens,
                 **variables,
             )
-        except minijinja.TemplateError as error:
+        except (minijinja.TemplateError, _RefusalError) as error:
             text = str(error).splitlines()[0]
             raise PromptError(f"the chat template refuses these messages ({text}): check roles and order") from error
 
@@ -92,5 +92,9 @@ def _to_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
+class _RefusalError(Exception):
+    """What a template says by `raise_exception`."""
+
+
 def _raise(message: str) -> None:
-    raise ValueError(message)
+    raise _RefusalError(message)

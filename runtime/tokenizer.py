@@ -59,7 +59,7 @@ class StreamDecoder:
 
     def __init__(self, tokenizer: Tokenizer, context: Sequence[int] = ()):
         self._tokenizer = tokenizer
-        self._window = list(context[-4:])
+        self._window = _whole_characters(tokenizer, context)
         self._settled = len(self._window)  # tokens of the window whose text was given in full
         self._shown = len(tokenizer.decode(self._window).rstrip(_REPLACEMENT)) if self._window else 0  # characters
 
@@ -84,3 +84,12 @@ class StreamDecoder:
         piece = text[self._shown :]
         self._shown = len(text)
         return piece
+
+
+def _whole_characters(tokenizer: Tokenizer, context: Sequence[int]) -> list[int]:
+    """The last few tokens of a prompt, beginning where a character begins."""
+    for count in range(4, 9):
+        window = list(context[-count:])
+        if not tokenizer.decode(window).startswith(_REPLACEMENT):
+            break
+    return window

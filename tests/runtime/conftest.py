@@ -1,0 +1,10 @@
+"""The embedded model, opened once."""
+
+import pytest
+
+import onnxgpt
+
+
+@pytest.fixture(scope="session")
+def fairytale():
+    return onnxgpt.load("fairytale", threads=2)
