@@ -1,0 +1,175 @@
+"""Opens a checkpoint, wherever and in whatever form it is: configuration, weights and tokenizer, all checked."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..runtime.errors import CheckpointError, OptionError, SourceNotFoundError
+from .catalog import CATALOG, find, near_names
+from .config import GPTConfig
+from .config_fields import GENERATION_FIELDS
+from .families import family_of
+from .gguf_file import open_gguf
+from .gpt import GPT
+from .hub import fetch_snapshot, is_hub_id
+from .stored_tensors import open_weights
+from .tokenizer_files import read_json, to_json, tokenizer_files
+from .weight_rules import canonical_shapes, read_weights
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model as read: nothing in it depends any more on the form it was stored in."""
+
+    name: str
+    config: GPTConfig
+    weights: dict[str, torch.Tensor]  # float32, canonical names, matrices [in, out]; every key and shape checked
+    files: dict[str, bytes]  # tokenizer.json, tokenizer_config.json, config.json, generation_config.json, …
+    source: dict[str, Any]  # kind, location, revision, license, sha256 of each weight file
+
+
+def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Checkpoint:
+    """Open a Hugging Face directory, a GGUF file, a catalogue name or a hub id, in this order.
+
+    Args:
+        source: a path, a name of the catalogue, or `organisation/model`.
+        revision: a branch, tag or commit; for a hub id only.
+
+    Raises:
+        SourceNotFoundError: nothing of that name.
+        CheckpointError: a config, tokenizer or weights that cannot be trusted, named.
+        UnsupportedModelError: a family or a choice that is not implemented, named.
+        DownloadError: the hub could not be reached or a file not be fetched.
+        OptionError: a revision for something that is not on a hub.
+    """
+    path = Path(source)
+    text = str(source)
+    from_hub = not path.exists() and text not in CATALOG and is_hub_id(text)
+    if revision is not None and not from_hub:
+        raise OptionError(f"a revision ({revision!r}) is for a hub id (organisation/model), not for {text}")
+    if path.exists():
+        return _open_path(path)
+    if text in CATALOG:
+        return _open_catalogue_name(text)
+    if from_hub:
+        snapshot = fetch_snapshot(text, revision)
+        return _open_directory(
+            snapshot.directory, name=text.split("/")[1], kind="hub", location=text, revision=snapshot.commit
+        )
+    raise SourceNotFoundError(
+        f"no checkpoint {text!r}: expected a directory, a .gguf file, a hub id (organisation/model) or a name of the "
+        f"catalogue ({near_names(text)})"
+    )
+
+
+def build_gpt(checkpoint: Checkpoint) -> GPT:
+    """The PyTorch model with the checkpoint's weights: in eval mode, without gradients, sharing the tensors' memory.
+
+    Raises:
+        CheckpointError: the weights are not exactly the module's parameters.
+    """
+    model = GPT(checkpoint.config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
+    if expected != found:
+        odd = sorted(set(expected.items()) ^ set(found.items()))
+        raise CheckpointError(
+            f"{checkpoint.name}: weights and module disagree on {odd[0][0]} ({len(odd)} difference(s))"
+        )
+    model.load_state_dict(checkpoint.weights, strict=True, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def _open_path(path: Path) -> Checkpoint:
+    if path.is_file():
+        return _open_gguf_file(path, name=path.stem, location=str(path), license=None)
+    return _open_directory(path, name=path.resolve().name, kind="directory", location=str(path), revision=None)
+
+
+def _open_catalogue_name(name: str) -> Checkpoint:
+    entry = CATALOG[name]
+    if entry.kind == "bundle":
+        raise CheckpointError(f"{name} is a finished bundle, not a checkpoint: use it as it is (--model {name})")
+    found = find(name)
+    if found is None:
+        raise SourceNotFoundError(f"{name} is not on this machine yet: fetch it with `onnxgpt pull {name}`")
+    return _open_gguf_file(found, name=name, location=name, license=entry.license)
+
+
+def _open_gguf_file(path: Path, *, name: str, location: str, license: str | None) -> Checkpoint:
+    opened = open_gguf(path)
+    source = {
+        "kind": "gguf",
+        "location": location,
+        "revision": None,
+        "license": license or opened.license,
+        "sha256": {path.name: _sha256(path)},
+    }
+    return Checkpoint(name, opened.config, opened.weights, opened.files, source)
+
+
+def _open_directory(path: Path, *, name: str, kind: str, location: str, revision: str | None) -> Checkpoint:
+    config_path = path / "config.json"
+    if (path / "bundle.json").is_file():
+        raise CheckpointError(f"{path} is a bundle already: expected a checkpoint to export")
+    if not config_path.is_file():
+        raise CheckpointError(
+            f"{path} has no config.json: expected a Hugging Face checkpoint (config.json, weights, tokenizer); "
+            "a GGUF model is given as the path of its file"
+        )
+    data = read_json(config_path)
+    family = family_of(data, str(config_path))
+    config = family.config_from(data, str(config_path))
+    tokenizer = tokenizer_files(path, vocab_size=config.vocab_size)
+    stored, weight_files = open_weights(path)
+    weights = read_weights(
+        stored,
+        family.weight_rules(config),
+        canonical_shapes(config),
+        prefix=family.prefix,
+        ignorable=family.ignorable,
+        copies={family.head: family.embedding} if config.tied_head else None,
+    )
+    files = tokenizer | {"config.json": config_path.read_bytes(), "generation_config.json": _generation(path, data)}
+    source = {
+        "kind": kind,
+        "location": location,
+        "revision": revision,
+        "license": _license_of(path),
+        "sha256": {file.name: _sha256(file) for file in weight_files},
+    }
+    return Checkpoint(name, config, weights, files, source)
+
+
+def _generation(directory: Path, config: dict[str, Any]) -> bytes:
+    """The checkpoint's `generation_config.json`, or, as transformers does without one, what its config says."""
+    path = directory / "generation_config.json"
+    if path.is_file():
+        read_json(path)  # refuse what is no JSON object
+        return path.read_bytes()
+    return to_json({name: config[name] for name in sorted(GENERATION_FIELDS) if config.get(name) is not None})
+
+
+def _license_of(directory: Path) -> str | None:
+    """What the front matter of the model card says."""
+    card = directory / "README.md"
+    if not card.is_file():
+        return None
+    text = card.read_text(encoding="utf-8", errors="replace")
+    front = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
+    found = re.search(r"^license:\s*([\w.\-]+)\s*$", front.group(1), re.MULTILINE) if front else None
+    return found.group(1) if found else None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

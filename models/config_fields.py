@@ -1,0 +1,197 @@
+"""Reads a Hugging Face `config.json` so that no field goes unnoticed: used, known as harmless, or refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
+
+from ..runtime.errors import CheckpointError, UnsupportedModelError
+from .config import Activation
+
+Value = TypeVar("Value", int, float, bool, str)
+
+# Names that transformers gives to activations, by the function they compute in float32.
+ACTIVATIONS: Mapping[str, Activation] = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+# Generation defaults that older checkpoints keep in config.json; they say nothing of the network.
+GENERATION_FIELDS = frozenset({
+    "max_length", "min_length", "max_new_tokens", "min_new_tokens", "do_sample", "early_stopping",
+    "num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p", "min_p",
+    "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "forced_bos_token_id",
+    "forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens",
+    "begin_suppress_tokens", "bos_token_id", "eos_token_id", "pad_token_id",
+})  # fmt: skip
+
+# Fields of every transformers config that change neither weights nor logits of a causal language model.
+_COMMON_HARMLESS = GENERATION_FIELDS | frozenset({
+    # provenance and storage
+    "model_type", "transformers_version", "_name_or_path", "name_or_path", "_commit_hash", "dtype",
+    "torch_dtype", "torchscript", "use_bfloat16", "transformers.js_config",
+    # what a forward call returns, and how it is computed (the same numbers)
+    "output_hidden_states", "output_attentions", "output_scores", "return_dict", "return_dict_in_generate",
+    "use_cache", "chunk_size_feed_forward", "_attn_implementation", "_attn_implementation_autoset",
+    "attn_implementation", "pretraining_tp",
+    # training and the heads of other tasks
+    "initializer_range", "id2label", "label2id", "num_labels", "problem_type", "finetuning_task",
+    "task_specific_params", "tf_legacy_loss", "is_decoder", "tie_encoder_decoder", "sep_token_id",
+    "decoder_start_token_id", "tokenizer_class", "prefix",
+})  # fmt: skip
+
+# Fields of every transformers config that would change the network: (field, values under which they do not).
+_COMMON_INACTIVE: Mapping[str, tuple[Any, ...]] = {
+    "is_encoder_decoder": (False,),
+    "add_cross_attention": (False,),
+    "cross_attention_hidden_size": (None,),
+    "pruned_heads": (None, {}, []),
+    "quantization_config": (None,),
+    "per_layer_config": (None, {}),
+    "auto_map": (None, {}),  # code of the checkpoint's own, which is never run
+}
+
+
+class ConfigReader:
+    """One `config.json`, read field by field; `finish` refuses what nobody asked for.
+
+    A field that is `null` and that nobody knows is let pass: it asks for nothing.
+    """
+
+    def __init__(self, data: Mapping[str, Any], origin: str) -> None:
+        self.data = data
+        self.origin = origin  # names the file in messages
+        self._seen: set[str] = set()
+
+    def number(self, name: str, default: int | None = None) -> int:
+        """A whole number of at least 1; required when no default is given."""
+        value = self._typed(name, int, default)
+        if value < 1:
+            raise CheckpointError(f"{self.origin}: {name} is {value}, expected a positive whole number")
+        return value
+
+    def real(self, name: str, default: float | None = None) -> float:
+        """A positive finite number; required when no default is given."""
+        value = float(self._typed(name, float, default))
+        if not 0 < value < float("inf"):
+            raise CheckpointError(f"{self.origin}: {name} is {value}, expected a positive number")
+        return value
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false."""
+        return self._typed(name, bool, default)
+
+    def optional(self, name: str) -> Any:
+        """The raw value, or None when the field is absent; the caller judges it."""
+        self._seen.add(name)
+        return self.data.get(name)
+
+    def head_size(self, hidden_size: int, num_heads: int, name: str | None = None) -> int:
+        """Elements of each head: what the field `name` says, else the hidden size shared out evenly."""
+        if name and self.optional(name) is not None:
+            return self.number(name)
+        if hidden_size % num_heads:
+            raise CheckpointError(
+                f"{self.origin}: {num_heads} heads do not share {hidden_size} elements evenly: expected a multiple"
+            )
+        return hidden_size // num_heads
+
+    def activation(self, name: str, default: str) -> Activation:
+        """The activation function named by a field.
+
+        Raises:
+            UnsupportedModelError: a function that is not implemented, named.
+        """
+        value = self._typed(name, str, default)
+        if value not in ACTIVATIONS:
+            raise UnsupportedModelError(
+                f"{self.origin}: {name} {value!r} is not implemented; implemented are {', '.join(sorted(ACTIVATIONS))}"
+            )
+        return ACTIVATIONS[value]
+
+    def rotary_theta(self) -> float:
+        """The base of the rotary frequencies, from wherever transformers 4 or 5 wrote it (10000 when nowhere).
+
+        Raises:
+            UnsupportedModelError: a scaling of the frequencies, named.
+            CheckpointError: two places that disagree.
+        """
+        found = {"rope_theta": self.real("rope_theta")} if self.optional("rope_theta") is not None else {}
+        for place in ("rope_parameters", "rope_scaling"):
+            entries = self.optional(place) or {}
+            if not isinstance(entries, Mapping):
+                raise CheckpointError(f"{self.origin}: {place} is {entries!r}, expected an object or null")
+            inner = ConfigReader(entries, f"{self.origin}: {place}")
+            for kind in ("rope_type", "type"):
+                if entries.get(kind) not in (None, "default"):
+                    raise UnsupportedModelError(
+                        f"{self.origin}: {place} asks for {entries[kind]!r} scaling of rotary positions, "
+                        "which is not implemented; only the default is"
+                    )
+            inner.harmless("rope_type", "type")
+            inner.inactive("partial_rotary_factor", 1, 1.0, None)
+            if inner.optional("rope_theta") is not None:
+                found[f"{place}.rope_theta"] = inner.real("rope_theta")
+            inner.finish(common=False)
+        self.inactive("partial_rotary_factor", 1, 1.0, None)
+        if len(set(found.values())) > 1:
+            raise CheckpointError(f"{self.origin}: {found} disagree; expected one base of the rotary frequencies")
+        return next(iter(found.values()), 10000.0)
+
+    def inactive(self, name: str, *values: Any) -> None:
+        """Refuse the field by name unless it is absent or has one of the values under which it does nothing."""
+        found = self.optional(name)
+        if name in self.data and found not in values:
+            self.refuse(name, found, " or ".join(map(repr, values)))
+
+    def refuse(self, name: str, found: Any, expected: str) -> NoReturn:
+        """Raise UnsupportedModelError for what a field asks for."""
+        shown = repr(found) if len(repr(found)) < 60 else f"{repr(found)[:56]}…"
+        raise UnsupportedModelError(f"{self.origin}: {name} = {shown} is not implemented; expected {expected}")
+
+    def harmless(self, *names: str) -> None:
+        """Fields that change neither weights nor logits."""
+        self._seen.update(names)
+
+    def architectures(self, known: Sequence[str]) -> None:
+        """Refuse a checkpoint that says it is a model of another kind (a classifier, say)."""
+        found = self.optional("architectures")
+        if found and not any(name in known for name in found):
+            raise UnsupportedModelError(
+                f"{self.origin}: architectures is {found}, expected {' or '.join(known)}: a causal language model"
+            )
+
+    def finish(self, *, common: bool = True) -> None:
+        """Refuse, by name, every field that was neither read nor declared harmless."""
+        if common:
+            for name, values in _COMMON_INACTIVE.items():
+                self.inactive(name, *values)
+            self.harmless(*_COMMON_HARMLESS)
+        unknown = sorted(name for name in self.data if name not in self._seen and self.data[name] is not None)
+        if unknown:
+            shown = ", ".join(f"{name} = {self.data[name]!r}"[:60] for name in unknown[:4])
+            raise UnsupportedModelError(
+                f"{self.origin}: {len(unknown)} field(s) unknown for this family: {shown}; "
+                "what they ask for is not implemented, remove them only if they do not change the model"
+            )
+
+    def _typed(self, name: str, kind: type[Value], default: Value | None) -> Value:
+        self._seen.add(name)
+        value = self.data.get(name)
+        if value is None:
+            if default is None:
+                raise CheckpointError(f"{self.origin} has no {name}: expected a {kind.__name__}")
+            return default
+        accepted = (int, float) if kind is float else (kind,)
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            raise CheckpointError(f"{self.origin}: {name} is {value!r}, expected a {kind.__name__}")
+        return kind(value)
