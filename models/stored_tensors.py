@@ -7,7 +7,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,7 +25,7 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self.origin = path.name
         try:
-            self._file: Any = safe_open(path, framework="pt")
+            self._file = cast(Any, safe_open(path, framework="pt"))  # the package carries no types
             self._shapes = {name: tuple(self._file.get_slice(name).get_shape()) for name in self._file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
