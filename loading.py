@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .runtime.errors import BundleNotFoundError
-from .runtime.model import Model
+from .runtime.manifest import MANIFEST_NAME
+
+if TYPE_CHECKING:
+    from .runtime.model import Model
 
 DEFAULT_MODEL = "fairytale"
 
@@ -32,6 +36,8 @@ def load(
         ProviderError: the provider is not there, or would not run the graph.
         MemoryLimitError: what loading needs is over the limit.
     """
+    from .runtime.model import Model  # here, so that the command line's help need not load ONNX Runtime
+
     return Model.load(find_bundle(path_or_name), provider=provider, threads=threads, memory_limit=memory_limit)
 
 
@@ -58,5 +64,6 @@ def find_bundle(path_or_name: str | os.PathLike[str]) -> Path:
         )
     found = find(name)
     if found is None:
-        raise BundleNotFoundError(f"{name} is not on this machine yet: fetch it with `onnxgpt pull {name}`")
-    return found
+        raise BundleNotFoundError(f"{name} is not on this machine: fetch it with `onnxgpt pull {name}`")
+    # A strict editable install is a tree of links to the sources, and a bundle's files must not be links.
+    return (found / MANIFEST_NAME).resolve().parent

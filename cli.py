@@ -1,0 +1,388 @@
+"""The command line: parse, call, print. What a command does is done elsewhere, imported when it is asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from ._version import __version__
+from .cli_options import generation_options, given_options, json_option, model_option, session_options
+from .loading import DEFAULT_MODEL
+from .runtime.memory import format_bytes
+from .terminal import HouseCommand, debug_option, progress_on_stderr, read_input, run
+
+if TYPE_CHECKING:
+    from .runtime.generation import Completion
+    from .runtime.model import Model
+
+
+class _House(click.Group):
+    command_class = HouseCommand
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(debug_option())
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they are written below: from text, over models, to measuring."""
+        return list(self.commands)
+
+
+@click.group(
+    cls=_House,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    epilog="Text goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 asked wrongly.",
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def onnxgpt() -> None:
+    """Export a GPT from PyTorch to ONNX, prove it, and run it without PyTorch.
+
+    \b
+    onnxgpt generate "Once upon a time"      text from the model in the box
+    onnxgpt export DIR --out my-bundle       a checkpoint becomes a bundle
+    onnxgpt generate --model my-bundle "Hi"  text from that bundle
+    """
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit."""
+    run(onnxgpt, arguments)
+
+
+def _load(model: str, provider: str, threads: int | None, memory_limit: int | None) -> Model:
+    from .loading import load
+
+    return load(model, provider=provider, threads=threads, memory_limit=memory_limit)
+
+
+def _note(message: str) -> None:
+    click.echo(message, err=True)
+
+
+def _print_json(value: Any, *, indent: int | None = 1) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=indent))
+
+
+def _print_table(rows: Iterable[tuple[str, str]]) -> None:
+    shown = [row for row in rows if row[1]]
+    width = max(len(name) for name, _ in shown)
+    for name, value in shown:
+        click.echo(f"{name:<{width}}  {value}")
+
+
+@onnxgpt.command()
+@click.argument("prompt", required=False)
+@click.option("--file", metavar="FILE", help="Read the prompt from a UTF-8 file; - is stdin.")
+@click.option("--chat", is_flag=True, help="Ask the prompt as a user, through the bundle's chat template.")
+@json_option
+@model_option
+@session_options
+@generation_options
+def generate(
+    prompt: str | None,
+    file: str | None,
+    chat: bool,
+    as_json: bool,
+    model: str,
+    provider: str,
+    threads: int | None,
+    memory_limit: int | None,
+    **options: Any,
+) -> None:
+    """Continue PROMPT and print the new text as it comes.
+
+    Without PROMPT and --file the prompt is read from a pipe. Options of
+    generation that are not given come from the bundle.
+
+    \b
+    onnxgpt generate "Once upon a time" --seed 7
+    onnxgpt generate --model smol --chat "What is the capital of France?"
+    echo "The wolf said" | onnxgpt generate --max-new-tokens 40 --json
+    """
+    text = read_input(prompt, file, what="prompt")
+    loaded = _load(model, provider, threads, memory_limit)
+    asked = given_options(options)
+    content = loaded.chat_prompt(text) if chat else text
+    if as_json or asked.get("num_return_sequences", 1) > 1:
+        completions = loaded.generate(content, **asked)
+        _print_completions(completions, as_json=as_json)
+        seed = completions[0].seed
+    else:
+        seed = _stream(loaded, content, asked)
+    _report_drawn_seed(seed, asked)
+
+
+def _stream(model: Model, prompt: str | list[int], options: dict[str, Any]) -> int | None:
+    """Write a text to stdout as it is generated; the seed that repeats it."""
+    with model.stream(prompt, **options) as tokens:
+        try:
+            for token in tokens:
+                sys.stdout.write(token.text)
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            sys.stdout.write("\n")  # so that the shell's prompt has a line of its own
+            _report_drawn_seed(tokens.seed, options)
+            raise
+        sys.stdout.write("\n")
+        return tokens.seed
+
+
+def _print_completions(completions: list[Completion], *, as_json: bool) -> None:
+    if as_json:
+        for completion in completions:  # one line each
+            _print_json(asdict(completion), indent=None)
+    else:
+        click.echo("\n---\n".join(completion.text for completion in completions))
+
+
+def _report_drawn_seed(seed: int | None, options: dict[str, Any]) -> None:
+    if seed is not None and "seed" not in options:
+        _note(f"seed {seed} (--seed {seed} repeats this text)")
+
+
+@onnxgpt.command()
+@click.argument("text", required=False)
+@click.option("--file", metavar="FILE", help="Read the text from a UTF-8 file; - is stdin.")
+@json_option
+@model_option
+@session_options
+def score(
+    text: str | None,
+    file: str | None,
+    as_json: bool,
+    model: str,
+    provider: str,
+    threads: int | None,
+    memory_limit: int | None,
+) -> None:
+    """Tell how likely a model finds TEXT.
+
+    Prints the number of tokens, their log-probability and the perplexity.
+    Without TEXT and --file the text is read from a pipe. With --json the
+    log-probability of every token is there; the first token has none.
+
+    \b
+    onnxgpt score "Once upon a time there was a king."
+    onnxgpt score --model smol --file story.txt --json
+    """
+    content = read_input(text, file, what="text")
+    result = _load(model, provider, threads, memory_limit).score(content)
+    figures = {"tokens": len(result.token_ids), "log_probability": result.total, "perplexity": result.perplexity}
+    if as_json:
+        _print_json(figures | asdict(result), indent=None)
+    else:
+        _print_table(
+            [
+                ("tokens", f"{len(result.token_ids)}"),
+                ("log-probability", f"{result.total:.4f}"),
+                ("perplexity", f"{result.perplexity:.4f}"),
+            ]
+        )
+
+
+@onnxgpt.command()
+@click.argument("source")
+@click.option("--out", required=True, metavar="DIR", help="The bundle to make; must not exist.")
+@click.option(
+    "--operators",
+    type=click.Choice(["fused", "standard"]),
+    default="fused",
+    show_default=True,
+    help="fused: ONNX Runtime's own attention. standard: the ONNX domain alone.",
+)
+@click.option("--dtype", default="float32", show_default=True, metavar="TYPE", help="Type of weights and cache.")
+@click.option("--revision", metavar="REVISION", help="Branch, tag or commit of a hub model.")
+@click.option("--force", is_flag=True, help="Replace the bundle at --out.")
+def export(source: str, out: str, operators: str, dtype: str, revision: str | None, force: bool) -> None:
+    """Make a bundle from a checkpoint, and prove it.
+
+    SOURCE is a Hugging Face directory, a GGUF file, a hub id or a name that
+    `onnxgpt models` lists. A bundle whose logits are not those of PyTorch is
+    not written.
+
+    \b
+    onnxgpt export ./my-gpt2 --out my-bundle
+    onnxgpt export smollm2-135m-instruct --out smol
+    """
+    with progress_on_stderr() as progress, _needs_extra("export"):
+        from .export import export_bundle
+
+        bundle = export_bundle(
+            source, out, dtype=dtype, operators=operators, revision=revision, force=force, progress=progress
+        )
+    from .inspecting import parity_line
+
+    _note(f"{bundle.manifest.name}: {parity_line(bundle.manifest.parity)}")
+    click.echo(out)
+
+
+@onnxgpt.command()
+@click.argument("bundle")
+@click.option("--against", metavar="SOURCE", help="Prove parity with this checkpoint again (needs PyTorch).")
+@click.option("--revision", metavar="REVISION", help="Branch, tag or commit of a hub model.")
+@json_option
+def verify(bundle: str, against: str | None, revision: str | None, as_json: bool) -> None:
+    """Check that BUNDLE is what was written.
+
+    Every file's size and SHA-256 are compared with the manifest's. With
+    --against, PyTorch and the bundle are compared once more, too.
+
+    \b
+    onnxgpt verify my-bundle
+    onnxgpt verify my-bundle --against ./my-gpt2
+    """
+    from .inspecting import parity_line
+    from .loading import find_bundle
+    from .runtime.bundle import Bundle
+
+    if revision is not None and against is None:
+        raise click.UsageError("--revision has no effect without --against")
+    opened = Bundle.open(find_bundle(bundle))
+    opened.verify_hashes()
+    report = None
+    if against is not None:
+        with progress_on_stderr() as progress, _needs_extra("export"):
+            from .export.parity import prove_parity
+            from .models.checkpoint import open_checkpoint
+
+            if progress is not None:
+                progress(f"comparing {against} with {opened.manifest.name}", None)
+            report = prove_parity(opened, open_checkpoint(against, revision=revision)).to_dict()
+    if as_json:
+        _print_json(
+            {"files": {name: asdict(record) for name, record in opened.manifest.files.items()}, "parity": report}
+        )
+        return
+    size = format_bytes(sum(record.size for record in opened.manifest.files.values()))
+    click.echo(f"{opened.manifest.name}: {len(opened.manifest.files)} files, {size}, as they were written")
+    if report is not None:
+        click.echo(f"{opened.manifest.name}: {parity_line(report)}")
+
+
+@onnxgpt.command()
+@click.argument("bundle", default=DEFAULT_MODEL)
+@click.option("--provider", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or dml.")
+@json_option
+def info(bundle: str, provider: str, as_json: bool) -> None:
+    """Tell what BUNDLE is and what it needs.
+
+    Architecture, sizes, proof of parity, memory, and where its nodes run.
+
+    \b
+    onnxgpt info my-bundle
+    onnxgpt info fairytale --json
+    """
+    from .inspecting import describe, description_rows
+    from .loading import find_bundle
+    from .runtime.bundle import Bundle
+
+    description = describe(Bundle.open(find_bundle(bundle)), provider)
+    if as_json:
+        _print_json(description)
+    else:
+        _print_table(description_rows(description))
+
+
+@onnxgpt.command()
+@json_option
+def models(as_json: bool) -> None:
+    """List the models that have names, and the known families."""
+    from .inspecting import catalogue, families
+
+    entries, known = catalogue(), families()
+    if as_json:
+        _print_json({"models": entries, "families": known})
+        return
+    for entry in entries:
+        click.echo(f"{entry['name']}  {entry['kind']}, {entry['license']}")
+        click.echo(f"    {entry['description']}")
+        click.echo(f"    {entry['location'] or 'not here yet: onnxgpt pull ' + entry['name']}")
+    click.echo(f"families that can be exported: {', '.join(known)}")
+
+
+@onnxgpt.command()
+@click.argument("name")
+def pull(name: str) -> None:
+    """Fetch a model by its name.
+
+    What was fetched is checked by its SHA-256 and kept in the user's
+    cache; where it lies is printed.
+
+    \b
+    onnxgpt pull smollm2-135m-instruct
+    """
+    from .models.catalog import pull as pull_model
+
+    with progress_on_stderr() as progress:
+        path = pull_model(name, progress=progress)
+    click.echo(str(path))
+
+
+@onnxgpt.command()
+@click.option(
+    "--prompt-tokens",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=64,
+    show_default=True,
+    help="Length of the prompt.",
+)
+@click.option(
+    "--new-tokens", type=click.IntRange(min=2), metavar="N", default=128, show_default=True, help="Tokens to generate."
+)
+@click.option(
+    "--repeat", type=click.IntRange(min=1), metavar="N", default=5, show_default=True, help="Runs after the warm-up."
+)
+@json_option
+@model_option
+@session_options
+def bench(
+    prompt_tokens: int,
+    new_tokens: int,
+    repeat: int,
+    as_json: bool,
+    model: str,
+    provider: str,
+    threads: int | None,
+    memory_limit: int | None,
+) -> None:
+    """Measure how fast a model is here.
+
+    Prints load time, time to the first token, rates of prefill and decoding
+    and peak memory. One run warms up; the figures are medians of the
+    runs after it, greedy, one sequence at a time.
+
+    \b
+    onnxgpt bench --model smol --threads 2 --json
+    """
+    from .benchmarking import measure
+
+    with progress_on_stderr() as progress:
+        result = measure(
+            lambda: _load(model, provider, threads, memory_limit),
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
+            repeat=repeat,
+            progress=progress,
+        )
+    if as_json:
+        _print_json(asdict(result) | {"threads": threads})
+    else:
+        _print_table(result.rows())
+
+
+@contextmanager
+def _needs_extra(extra: str) -> Iterator[None]:
+    """Say what to install when a command's own libraries are missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"this command needs {error.name}, which is not installed: install onnxgpt[{extra}]"
+        ) from error

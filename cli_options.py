@@ -1,0 +1,94 @@
+"""Options that several commands share; those of generation are made from GenerationConfig's own fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import Field, fields
+from typing import Any, TypeVar
+
+import click
+
+from .loading import DEFAULT_MODEL
+from .runtime.config import GenerationConfig
+from .terminal import ByteSize
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+_TYPES: dict[str, Any] = {"int": int, "float": float, "str": str}
+_METAVARS = {"int": "N", "float": "X", "str": "TEXT"}
+
+
+def generation_options(command: Decorated) -> Decorated:
+    """Add one flag for each field of GenerationConfig, with the field's own help."""
+    for field in reversed(fields(GenerationConfig)):
+        command = _generation_option(field)(command)
+    return command
+
+
+def given_options(values: dict[str, Any]) -> dict[str, Any]:
+    """What the user gave of `generation_options`: the rest is the bundle's to say."""
+    names = [field.name for field in fields(GenerationConfig)]
+    return {name: values[name] for name in names if values.get(name) not in (None, ())}
+
+
+def _generation_option(field: Field[Any]) -> Callable[[Decorated], Decorated]:
+    flag = "--" + field.name.replace("_", "-")
+    kind = str(field.type)  # a string, since annotations are postponed there
+    text = field.metadata["help"]
+    if kind == "bool":
+        return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=text)
+    if kind.startswith("tuple["):
+        element = kind.removeprefix("tuple[").split(",")[0]
+        # One value for each flag, so the flag is in the singular: --stop-string.
+        singular = flag.removesuffix("s")
+        return click.option(
+            singular,
+            field.name,
+            type=_TYPES[element],
+            metavar=_METAVARS[element],
+            multiple=True,
+            help=f"{text} Can be repeated.",
+        )
+    kind = kind.removesuffix(" | None")
+    return click.option(flag, type=_TYPES[kind], metavar=_METAVARS[kind], default=None, help=text)
+
+
+def model_option(command: Decorated) -> Decorated:
+    """`--model`: a bundle's directory or a catalogue name."""
+    return click.option(
+        "--model",
+        "-m",
+        default=DEFAULT_MODEL,
+        show_default=True,
+        metavar="NAME_OR_DIR",
+        help="A bundle's directory, or a bundle that `onnxgpt models` lists.",
+    )(command)
+
+
+def session_options(command: Decorated) -> Decorated:
+    """`--provider`, `--threads`, `--memory-limit`: how a bundle is loaded."""
+    options = (
+        click.option(
+            "--provider",
+            default="auto",
+            show_default=True,
+            metavar="NAME",
+            help="Where to run: auto, cpu, cuda or dml.",
+        ),
+        click.option(
+            "--threads", type=click.IntRange(min=1), metavar="N", help="Threads; otherwise ONNX Runtime chooses."
+        ),
+        click.option(
+            "--memory-limit",
+            type=ByteSize(),
+            help="Refuse to need more than this for weights and cache: 500MB, 2GiB.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def json_option(command: Decorated) -> Decorated:
+    """`--json`: figures for programs."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(command)

@@ -1,0 +1,128 @@
+"""What `onnxgpt info` and `onnxgpt models` tell: a bundle described, and the catalogue with the families."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from .runtime.bundle import Bundle
+from .runtime.memory import format_bytes
+
+_BYTES_OF_DTYPE = {"float32": 4, "float16": 2}
+
+
+def describe(bundle: Bundle, provider: str = "auto") -> dict[str, Any]:
+    """A bundle as plain data: what the manifest says, memory, and where the nodes of the graph run.
+
+    The graph is loaded once for that, on `provider`.
+
+    Raises:
+        BundleError: the graph cannot be loaded.
+        ProviderError: the provider is not there.
+    """
+    manifest = bundle.manifest
+    per_token = cache_bytes_per_token(manifest.architecture, manifest.graph.dtype)
+    return {
+        "name": manifest.name,
+        "directory": str(bundle.directory),
+        "source": manifest.source,
+        "created_by": manifest.created_by,
+        "architecture": manifest.architecture,
+        "graph": {
+            "dtype": manifest.graph.dtype,
+            "operators": manifest.graph.operators,
+            "target": manifest.graph.target,
+        },
+        "quantization": manifest.quantization,
+        "parity": manifest.parity,
+        "bytes": {
+            "files": sum(record.size for record in manifest.files.values()),
+            "weights": bundle.weight_bytes,
+            "cache_per_token": per_token,
+            "cache_at_context": per_token * manifest.context_length,
+        },
+        "generation_defaults": bundle.read_json("generation_config.json"),
+        "nodes": node_places(bundle, provider),
+    }
+
+
+def cache_bytes_per_token(architecture: Mapping[str, Any], dtype: str) -> int:
+    """Bytes of keys and values that one token of one sequence takes, over all layers."""
+    elements = 2 * architecture["num_layers"] * architecture["num_kv_heads"] * architecture["head_size"]
+    return int(elements) * _BYTES_OF_DTYPE[dtype]
+
+
+def node_places(bundle: Bundle, provider: str = "auto") -> dict[str, int]:
+    """How many nodes of the optimized graph run on each provider; empty where ONNX Runtime is too old to tell."""
+    from .runtime.providers import choose_provider
+    from .runtime.session import ort
+
+    chosen = choose_provider(provider, bundle.manifest.graph.target, ort.get_available_providers())
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = ort.InferenceSession(str(bundle.graph_path), options, providers=[chosen.runtime_name])
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    counts: Counter[str] = Counter()
+    for part in session.get_provider_graph_assignment_info():
+        counts[part.ep_name] += len(part.get_nodes())
+    return dict(counts)
+
+
+def description_rows(description: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values for people."""
+    architecture, graph, sizes = description["architecture"], description["graph"], description["bytes"]
+    source, nodes = description["source"], description["nodes"]
+    heads, kv_heads = architecture["num_heads"], architecture["num_kv_heads"]
+    grouped = f" ({kv_heads} for keys and values)" if kv_heads != heads else ""
+    context = architecture["context_length"]
+    return [
+        ("name", description["name"]),
+        ("directory", description["directory"]),
+        ("source", ", ".join(str(source[key]) for key in ("location", "revision", "license") if source.get(key))),
+        ("family", architecture["family"]),
+        ("layers", f"{architecture['num_layers']}, width {architecture['hidden_size']}"),
+        ("heads", f"{heads} of {architecture['head_size']}{grouped}"),
+        ("vocabulary", f"{architecture['vocab_size']:,} tokens"),
+        ("context", f"{context:,} tokens"),
+        ("graph", f"{graph['dtype']}, {graph['operators']} operators, made for {graph['target']}"),
+        ("quantization", str((description["quantization"] or {}).get("name", ""))),
+        ("weights", f"{format_bytes(sizes['weights'])} of {format_bytes(sizes['files'])} in all files"),
+        (
+            "cache",
+            f"{format_bytes(sizes['cache_per_token'])} per token, "
+            f"{format_bytes(sizes['cache_at_context'])} at {context:,} tokens",
+        ),
+        ("parity", parity_line(description["parity"])),
+        ("nodes", ", ".join(f"{count} on {name}" for name, count in nodes.items())),
+    ]
+
+
+def parity_line(parity: Mapping[str, Any] | None) -> str:
+    """The parity report in one line, empty without one."""
+    return ""
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """The models that have names, and where each is on this machine (None: nowhere yet)."""
+    from .models.catalog import CATALOG, find
+
+    return [
+        {
+            "name": entry.name,
+            "kind": entry.kind,
+            "description": entry.description,
+            "license": entry.license,
+            "location": str(found) if (found := find(entry.name)) else None,
+        }
+        for entry in CATALOG.values()
+    ]
+
+
+def families() -> list[str]:
+    """The families of checkpoints that can be exported, by the `model_type` of their config."""
+    from .models.families import FAMILIES
+
+    return sorted(FAMILIES)
