@@ -227,7 +227,8 @@ class Rotary(nn.Module):
 
     def forward(self, heads: Tensor, positions: Tensor) -> Tensor:
         """Rotate [batch, heads, sequence, head_size] by `positions` [batch, sequence]."""
-        cosines, sines = self.cosines[positions][:, None], self.sines[positions][:, None]
+        cosines = functional.embedding(positions, self.cosines)[:, None]  # [batch, 1, sequence, width / 2]
+        sines = functional.embedding(positions, self.sines)[:, None]
         turning, still = heads[..., : self.width], heads[..., self.width :]  # [batch, heads, sequence, …]
         if self.interleaved:
             first, second = turning[..., 0::2], turning[..., 1::2]

@@ -1,0 +1,108 @@
+"""How attention and rotary position enter the graph: the two operator sets and their modules for `GPT.operator`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..models.config import GPTConfig
+from ..models.gpt import Attended, KeyValue, StandardAttention, rotary_tables
+
+Operators = Literal["fused", "standard"]
+
+CONTRIB = "com.microsoft"  # the domain of ONNX Runtime's own operators
+
+_ATTENTION_HEAD_MULTIPLE = 8  # GroupQueryAttention's kernels refuse other head sizes
+_ROTARY_MULTIPLE = 16  # … and, when they rotate, other head sizes and rotary widths
+
+
+@dataclass(frozen=True)
+class FusedStep:
+    """What all layers of one step share."""
+
+    positions: Tensor  # int64 [batch, sequence]; read only where rotary is outside of the attention operator
+    last_indices: Tensor  # int32 [batch, 1]: row length - 1
+    total_sequence: Tensor  # int32, no dimension: the longest row, padding included
+
+
+class FusedAttention(nn.Module):
+    """ONNX Runtime's `GroupQueryAttention`, for export only: past and present may share one buffer.
+
+    Rotary position is applied inside of the operator where its kernels allow, by `RotaryEmbedding` before it elsewhere.
+    """
+
+    shares_cache_buffer = True
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.rotates = config.position == "rotary"
+        self.rotates_inside = self.rotates and rotary_fits_inside(config)
+        if self.rotates:
+            cosines, sines = rotary_tables(config)
+            self.cosines: Tensor
+            self.sines: Tensor
+            self.register_buffer("cosines", cosines, persistent=False)
+            self.register_buffer("sines", sines, persistent=False)
+
+    def prepare(self, positions: Tensor, lengths: Tensor, attention_mask: Tensor, past: Tensor) -> FusedStep:
+        """Compute once what every layer needs: the rows' lengths as the operator counts them."""
+        total_sequence = torch.scalar_tensor(attention_mask.shape[1], dtype=torch.int32)
+        return FusedStep(positions, (lengths - 1).to(torch.int32), total_sequence)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, past: KeyValue, step: FusedStep) -> Attended:
+        """As `StandardAttention.forward`; symbolic, so it runs under `torch.onnx.export` only."""
+        config = self.config
+        if self.rotates and not self.rotates_inside:
+            query = self._rotate(query, config.num_heads, step.positions)
+            key = self._rotate(key, config.num_kv_heads, step.positions)
+        inputs = [query, key, value, *past, step.last_indices, step.total_sequence]
+        attributes: dict[str, Any] = {
+            "num_heads": config.num_heads,
+            "kv_num_heads": config.num_kv_heads,
+            "scale": config.scale,
+        }
+        if self.rotates_inside:
+            inputs += [self.cosines, self.sines]
+            attributes |= {"do_rotary": 1, "rotary_interleaved": int(config.rotary_interleaved)}
+        batch, sequence, _ = query.shape
+        present_shape = (batch, config.num_kv_heads, past[0].shape[2] + sequence, config.head_size)
+        attended, present_key, present_value = torch.onnx.ops.symbolic_multi_out(
+            f"{CONTRIB}::GroupQueryAttention",
+            inputs,
+            attributes,
+            dtypes=[torch.float32] * 3,
+            shapes=[query.shape, present_shape, present_shape],
+            version=1,
+        )
+        return attended, (present_key, present_value)
+
+    def _rotate(self, values: Tensor, heads: int, positions: Tensor) -> Tensor:
+        """Rotate [batch, sequence, heads * head_size] by `positions` [batch, sequence]."""
+        return torch.onnx.ops.symbolic(
+            f"{CONTRIB}::RotaryEmbedding",
+            [values, positions, self.cosines, self.sines],
+            {
+                "interleaved": int(self.config.rotary_interleaved),
+                "num_heads": heads,
+                "rotary_embedding_dim": self.config.rotary_width,
+            },
+            dtype=torch.float32,
+            shape=values.shape,
+            version=1,
+        )
+
+
+def attention_for(config: GPTConfig, operators: Operators) -> FusedAttention | StandardAttention:
+    """The attention that is exported: the fused one where it was asked for and has a kernel, else the standard one."""
+    if operators == "fused" and config.head_size % _ATTENTION_HEAD_MULTIPLE == 0:
+        return FusedAttention(config)
+    return StandardAttention(config)
+
+
+def rotary_fits_inside(config: GPTConfig) -> bool:
+    """Whether `GroupQueryAttention` can rotate heads of this size and rotary width itself."""
+    return config.head_size % _ROTARY_MULTIPLE == 0 and config.rotary_width % _ROTARY_MULTIPLE == 0

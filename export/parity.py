@@ -1,0 +1,236 @@
+"""Parity: the PyTorch GPT against the exported bundle, through the runtime that users run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..models.checkpoint import Checkpoint, build_gpt
+from ..models.config import GPTConfig
+from ..models.gpt import GPT
+from ..runtime.bundle import Bundle
+from ..runtime.errors import ParityError
+from ..runtime.session import Session, ort
+
+TOLERANCE = 1e-3  # in log-probability (natural logarithm)
+
+Logits = NDArray[np.float32]
+Progress = Callable[[str, float | None], None]
+
+_LONG_PROMPT = 160  # tokens; the context when that is shorter
+_PROMPT = 24
+_GREEDY_TOKENS = 64
+_STEPS = 32  # of the greedy tokens, so many are compared logit by logit
+_RAGGED_STEPS = 8
+
+
+@dataclass(frozen=True)
+class ParityCase:
+    """One way of running the model, compared at every position that it gives logits for."""
+
+    name: str
+    positions: int
+    max_logits_difference: float
+    mean_logits_difference: float
+    max_log_probability_difference: float  # over the whole vocabulary
+    top1_agreement: float  # fraction of the positions; tokens that tie within the tolerance agree
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """Whether the exported graph is the model it came from."""
+
+    reference: str
+    runtime: str
+    tolerance: float
+    cases: tuple[ParityCase, ...]
+    greedy_tokens: int  # how many tokens were generated greedily on both sides
+    greedy_identical: int  # how many of them are the same, from the first on
+    greedy_tie: bool  # the first that differs ties, within the tolerance, with PyTorch's choice
+
+    @property
+    def passed(self) -> bool:
+        """Whether every case and the greedy text are within the tolerance."""
+        return not self.failures()
+
+    def failures(self) -> list[str]:
+        """What is over the tolerance, one line each."""
+        lines = []
+        for case in self.cases:
+            # `not <=` so that NaN fails
+            if not case.max_log_probability_difference <= self.tolerance:
+                lines.append(
+                    f"{case.name}: log-probabilities differ by {case.max_log_probability_difference:.2g}, "
+                    f"expected at most {self.tolerance:g}"
+                )
+            if case.top1_agreement < 1:
+                lines.append(f"{case.name}: top-1 agreement is {case.top1_agreement:.1%}, expected 100%")
+        if self.greedy_identical < self.greedy_tokens and not self.greedy_tie:
+            lines.append(f"greedy text: {self.greedy_identical} of {self.greedy_tokens} tokens are identical")
+        return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for the manifest."""
+        return asdict(self) | {"cases": [asdict(case) for case in self.cases], "passed": self.passed}
+
+
+def prove_parity(bundle: Bundle, checkpoint: Checkpoint, *, progress: Progress | None = None) -> ParityReport:
+    """Compare the bundle with the checkpoint in eager PyTorch: whole prompt, single steps, chunks, a ragged batch.
+
+    The prompts are token ids of a linear congruential generator; the single steps follow PyTorch's greedy text.
+
+    Raises:
+        ParityError: the bundle's architecture is another than the checkpoint's.
+        BundleError: the bundle's graph can't be loaded.
+    """
+    config = checkpoint.config
+    _check_same_architecture(bundle, config)
+    graph = bundle.manifest.graph
+    session = Session.open(bundle.graph_path, target=graph.target, shares_cache_buffer=graph.shares_cache_buffer)
+    gpt = build_gpt(checkpoint)
+    report = progress or (lambda message, fraction: None)
+    with torch.inference_mode():
+        report("comparing a whole prompt with PyTorch", 0.0)
+        cases = [_prefill(gpt, session)]
+        report("comparing a prompt in chunks with PyTorch", 0.25)
+        cases.append(_chunked_prefill(gpt, session))
+        report("comparing a ragged batch with PyTorch", 0.5)
+        cases.append(_ragged_batch(gpt, session))
+        report("comparing single steps with PyTorch", 0.75)
+        steps, identical, total, tie = _greedy_steps(gpt, session)
+        cases.insert(1, steps)
+    return ParityReport(
+        reference=f"torch {torch.__version__}",
+        runtime=f"onnxruntime {ort.__version__}, {session.provider}",
+        tolerance=TOLERANCE,
+        cases=tuple(cases),
+        greedy_tokens=total,
+        greedy_identical=identical,
+        greedy_tie=tie,
+    )
+
+
+def compare(name: str, expected: Sequence[Logits], found: Sequence[Logits]) -> ParityCase:
+    """Compare two sequences of logits, each [vocabulary], position by position."""
+    largest = total = largest_probability = 0.0
+    agreed = 0
+    for ours, theirs in zip(found, expected, strict=True):
+        difference = np.abs(ours.astype(np.float64) - theirs)
+        ours_log, theirs_log = _log_softmax(ours), _log_softmax(theirs)
+        largest = float(np.maximum(largest, difference.max()))  # unlike max(), np.maximum hands NaN on
+        total += float(difference.mean())
+        largest_probability = float(np.maximum(largest_probability, np.abs(ours_log - theirs_log).max()))
+        agreed += _same_choice(int(ours.argmax()), theirs_log)
+    count = len(expected)
+    return ParityCase(name, count, largest, total / count, largest_probability, agreed / count)
+
+
+def prompt_ids(length: int, vocab_size: int, seed: int = 1) -> list[int]:
+    """Token ids of the generator x -> (1103515245 x + 12345) mod 2**31, its upper bits taken modulo the vocabulary."""
+    ids, state = [], seed
+    for _ in range(length):
+        state = (1103515245 * state + 12345) % 2**31
+        ids.append((state >> 8) % vocab_size)
+    return ids
+
+
+def _prefill(gpt: GPT, session: Session) -> ParityCase:
+    ids = prompt_ids(min(_LONG_PROMPT, gpt.config.context_length), gpt.config.vocab_size)
+    with session.new_cache() as cache:
+        found = session.step(np.array([ids]), cache, keep=0)[0]
+        return compare("prefill", _eager(gpt, [ids])[0], list(found))
+
+
+def _chunked_prefill(gpt: GPT, session: Session) -> ParityCase:
+    """Chunks of growing and unequal length, one single token among them."""
+    ids = prompt_ids(min(_LONG_PROMPT, gpt.config.context_length), gpt.config.vocab_size, seed=2)
+    marks = sorted({0, 1, len(ids) // 8, len(ids) // 3, len(ids)})
+    found: list[Logits] = []
+    with session.new_cache() as cache:
+        for start, stop in pairwise(marks):
+            found += list(session.step(np.array([ids[start:stop]]), cache, keep=0)[0].copy())
+    return compare("chunked prefill", _eager(gpt, [ids])[0], found)
+
+
+def _ragged_batch(gpt: GPT, session: Session) -> ParityCase:
+    """Rows of unequal length, prefilled one by one, then stepped together; each row is judged alone in PyTorch."""
+    context, vocabulary = gpt.config.context_length, gpt.config.vocab_size
+    steps = min(_RAGGED_STEPS, context - 1)
+    longest = min(_PROMPT, context - steps)
+    lengths = [longest, max(1, longest // 3), max(1, longest // 2)]
+    rows = [prompt_ids(length + steps, vocabulary, seed=3 + row) for row, length in enumerate(lengths)]
+    found: list[list[Logits]] = [[] for _ in rows]
+    with session.new_cache(batch=len(rows)) as cache:
+        for row, length in enumerate(lengths):
+            ids = np.array([rows[row][:length]])
+            found[row].append(session.step(ids, cache.row(row), keep=1)[0, -1].copy())
+        for step in range(steps):
+            ids = np.array([[row[length + step]] for row, length in zip(rows, lengths, strict=True)])
+            logits = session.step(ids, cache, keep=1)
+            for row, results in enumerate(found):
+                results.append(logits[row, -1].copy())
+    expected = [
+        logits
+        for row, length in zip(rows, lengths, strict=True)
+        for logits in _eager(gpt, [row])[0][length - 1 : length + steps]
+    ]
+    return compare("ragged batch", expected, [logits for results in found for logits in results])
+
+
+def _greedy_steps(gpt: GPT, session: Session) -> tuple[ParityCase, int, int, bool]:
+    """PyTorch's greedy text, and the bundle's logits along it: its own text is the same until they first disagree."""
+    context, vocabulary = gpt.config.context_length, gpt.config.vocab_size
+    total = max(1, min(_GREEDY_TOKENS, context // 2))
+    prompt = prompt_ids(max(1, min(_PROMPT, context - total)), vocabulary, seed=7)
+    expected: list[Logits] = []
+    found: list[Logits] = []
+    identical, tie = total, False
+    ids, past = torch.tensor([prompt]), gpt.empty_past(1)
+    with session.new_cache() as cache:
+        for step in range(total):
+            mask = torch.ones((1, len(prompt) + step), dtype=torch.int64)
+            logits, past = gpt(ids, mask, past, 1)
+            theirs = logits[0, -1].numpy()
+            ours = session.step(ids.numpy(), cache, keep=1)[0, -1].copy()
+            token = int(theirs.argmax())
+            if identical == total and int(ours.argmax()) != token:
+                identical, tie = step, _same_choice(int(ours.argmax()), _log_softmax(theirs))
+            if step < _STEPS:
+                expected.append(theirs)
+                found.append(ours)
+            ids = torch.tensor([[token]])
+    return compare("single steps", expected, found), identical, total, tie
+
+
+def _eager(gpt: GPT, rows: Sequence[Sequence[int]]) -> list[list[Logits]]:
+    ids = torch.tensor(rows)
+    logits, _ = gpt(ids, torch.ones_like(ids))
+    return [list(row.numpy()) for row in logits]
+
+
+def _log_softmax(logits: Logits) -> NDArray[np.float64]:
+    wide = logits.astype(np.float64)
+    wide -= wide.max()
+    return np.asarray(wide - np.log(np.exp(wide).sum()))
+
+
+def _same_choice(token: int, expected_log: NDArray[np.float64]) -> bool:
+    """Whether `token` is the most probable one of the reference, or ties with it within the tolerance."""
+    return bool(expected_log.max() - expected_log[token] <= TOLERANCE)
+
+
+def _check_same_architecture(bundle: Bundle, config: GPTConfig) -> None:
+    theirs = config.to_dict()
+    ours = bundle.manifest.architecture
+    odd = [name for name, value in theirs.items() if ours.get(name) != value]
+    if odd:
+        raise ParityError(
+            f"the bundle has {odd[0]} {ours.get(odd[0])!r} and the source {theirs[odd[0]]!r}: "
+            "it was not exported from this source"
+        )

@@ -1,0 +1,121 @@
+"""A checkpoint becomes a bundle: exported, written, opened again and proven, or not there at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from .._version import __version__
+from ..models.checkpoint import Checkpoint, build_gpt, open_checkpoint
+from ..runtime.bundle import GRAPH_FILE, Bundle, refuse_existing, seal, staged_output
+from ..runtime.errors import OptionError, ParityError
+from ..runtime.manifest import GraphRecord, Manifest
+from .genai import FILE as GENAI_FILE
+from .genai import genai_config
+from .graph import ExportedGraph, export_graph
+from .matrices import describe_matrices
+from .operators import Operators
+from .parity import Progress, prove_parity
+from .writer import write_model
+
+_BUILT_DTYPES = ("float32",)
+_OPERATORS: tuple[Operators, ...] = ("fused", "standard")
+
+
+def export_source(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    dtype: str,
+    operators: str,
+    revision: str | None,
+    force: bool,
+    progress: Progress | None,
+) -> Bundle:
+    """See `onnxgpt.export.export_bundle`."""
+    chosen = check_options(dtype, operators)
+    refuse_existing(out, force=force)
+    _report(progress, f"opening {source}")
+    text = source if isinstance(source, str) else Path(source)
+    return export_checkpoint(
+        open_checkpoint(text, revision=revision), out, operators=chosen, force=force, progress=progress
+    )
+
+
+def export_checkpoint(
+    checkpoint: Checkpoint,
+    out: str | os.PathLike[str],
+    *,
+    operators: Operators = "fused",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Export an opened checkpoint; errors as `onnxgpt.export.export_bundle`."""
+    with staged_output(out, force=force) as directory:
+        _report(progress, "exporting the graph")
+        manifest = _write(checkpoint, directory, operators, progress)
+        report = prove_parity(Bundle(directory, manifest), checkpoint, progress=progress)
+        if not report.passed:
+            raise ParityError(
+                f"the exported graph is not {checkpoint.name}: {'; '.join(report.failures())}; no bundle was written"
+            )
+        seal(directory, replace(manifest, parity=report.to_dict()))
+    return Bundle.open(out)
+
+
+def check_options(dtype: str, operators: str) -> Operators:
+    """The set of operators, when both options can be honoured.
+
+    Raises:
+        OptionError: one of them is unknown or not built yet.
+    """
+    if dtype == "float16":
+        raise OptionError("dtype float16 is not built yet: export float32")
+    if dtype not in _BUILT_DTYPES:
+        raise OptionError(f"dtype is {dtype!r}: expected float32")
+    for known in _OPERATORS:
+        if operators == known:
+            return known
+    raise OptionError(f"operators is {operators!r}: expected {' or '.join(_OPERATORS)}")
+
+
+def _write(checkpoint: Checkpoint, directory: Path, operators: Operators, progress: Progress | None) -> Manifest:
+    """Everything but the proof. The graph and what it holds of PyTorch's are let go on return."""
+    config = checkpoint.config
+    exported = export_graph(build_gpt(checkpoint), operators)
+    manifest = Manifest(
+        name=checkpoint.name,
+        graph=_graph_record(exported, operators),
+        architecture=config.to_dict(),
+        source=checkpoint.source,
+        matrices=describe_matrices(exported.model.graph, config),
+        created_by=f"onnxgpt {__version__}",
+    )
+    _report(progress, "writing the weights")
+    write_model(exported.model, directory)
+    for name, content in checkpoint.files.items():
+        (directory / name).write_bytes(content)
+    generation = json.loads(checkpoint.files.get("generation_config.json", b"{}"))
+    text = genai_config(config, generation, shares_cache_buffer=exported.shares_cache_buffer)
+    (directory / GENAI_FILE).write_text(text, encoding="utf-8")
+    return manifest
+
+
+def _graph_record(exported: ExportedGraph, operators: Operators) -> GraphRecord:
+    graph = exported.model.graph
+    return GraphRecord(
+        file=GRAPH_FILE,
+        dtype="float32",
+        operators=operators,
+        target="cpu",
+        shares_cache_buffer=exported.shares_cache_buffer,
+        inputs=tuple(str(value.name) for value in graph.inputs),
+        outputs=tuple(str(value.name) for value in graph.outputs),
+    )
+
+
+def _report(progress: Progress | None, message: str) -> None:
+    if progress is not None:
+        progress(message, None)

@@ -1,0 +1,45 @@
+"""Writes a graph and its weights: the weights straight into one file beside it, never through protobuf."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from ..runtime.bundle import GRAPH_FILE, WEIGHTS_FILE
+
+_ALIGNMENT = 64  # bytes: a cache line, and the widest vector registers
+_PAGE = 4096  # bytes: what a memory map can start at
+_PAGE_FROM = 65536  # bytes: tensors that are worth a page of their own
+
+_IR_VERSION = 10  # ONNX Runtime reads it from 1.20 on
+
+
+def write_model(model: ir.Model, directory: Path) -> None:
+    """Write `model.onnx` and `model.onnx.data`.
+
+    Every tensor of floating-point numbers with a dimension goes into the data file, one after the other, so that no
+    more than one at a time is in memory beside its source; the model then refers to the file. Other constants (axes,
+    shapes) stay in the graph, where ONNX Runtime reads them before it knows the file.
+    """
+    path = directory / WEIGHTS_FILE
+    with path.open("wb") as stream:
+        for name, value in model.graph.initializers.items():
+            tensor = value.const_value
+            if tensor is None or not tensor.dtype.is_floating_point() or len(tensor.shape) == 0:
+                continue
+            stream.write(bytes(-stream.tell() % (_PAGE if tensor.nbytes >= _PAGE_FROM else _ALIGNMENT)))
+            offset = stream.tell()
+            stream.write(np.ascontiguousarray(tensor.numpy()).data)
+            value.const_value = ir.ExternalTensor(
+                WEIGHTS_FILE,
+                offset,
+                stream.tell() - offset,
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=name,
+                base_dir=directory,
+            )
+    model.ir_version = _IR_VERSION
+    ir.save(model, directory / GRAPH_FILE)
