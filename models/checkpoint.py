@@ -88,8 +88,8 @@ def build_gpt(checkpoint: Checkpoint) -> GPT:
 
 def _open_path(path: Path) -> Checkpoint:
     if path.is_file():
-        return _open_gguf_file(path, name=path.stem, location=str(path), license=None)
-    return _open_directory(path, name=path.resolve().name, kind="directory", location=str(path), revision=None)
+        return _open_gguf_file(path, name=path.stem, location=path.name, license=None)
+    return _open_directory(path, name=path.resolve().name, kind="directory", location=path.resolve().name, revision=None)
 
 
 def _open_catalogue_name(name: str) -> Checkpoint:
