@@ -14,6 +14,7 @@ import click
 from ._version import __version__
 from .cli_options import generation_options, given_options, json_option, model_option, session_options
 from .loading import DEFAULT_MODEL
+from .runtime.errors import ParityError
 from .runtime.memory import format_bytes
 from .terminal import HouseCommand, debug_option, progress_on_stderr, read_input, run
 
@@ -251,18 +252,18 @@ def verify(bundle: str, against: str | None, revision: str | None, as_json: bool
             from .export.parity import prove_parity
             from .models.checkpoint import open_checkpoint
 
-            if progress is not None:
-                progress(f"comparing {against} with {opened.manifest.name}", None)
-            report = prove_parity(opened, open_checkpoint(against, revision=revision)).to_dict()
+            report = prove_parity(opened, open_checkpoint(against, revision=revision), progress=progress)
+    files = opened.manifest.files
+    parity = None if report is None else report.to_dict()
     if as_json:
-        _print_json(
-            {"files": {name: asdict(record) for name, record in opened.manifest.files.items()}, "parity": report}
-        )
-        return
-    size = format_bytes(sum(record.size for record in opened.manifest.files.values()))
-    click.echo(f"{opened.manifest.name}: {len(opened.manifest.files)} files, {size}, as they were written")
-    if report is not None:
-        click.echo(f"{opened.manifest.name}: {parity_line(report)}")
+        _print_json({"files": {name: asdict(record) for name, record in files.items()}, "parity": parity})
+    else:
+        size = format_bytes(sum(record.size for record in files.values()))
+        click.echo(f"{opened.manifest.name}: {len(files)} files, {size}, as they were written")
+        if parity is not None:
+            click.echo(f"{opened.manifest.name}: {parity_line(parity)}")
+    if report is not None and not report.passed:
+        raise ParityError(f"{opened.manifest.name} is not {against}: {'; '.join(report.failures())}")
 
 
 @onnxgpt.command()

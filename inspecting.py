@@ -102,7 +102,15 @@ def description_rows(description: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def parity_line(parity: Mapping[str, Any] | None) -> str:
     """The parity report in one line, empty without one."""
-    return ""
+    if not parity:
+        return ""
+    largest = max(case["max_log_probability_difference"] for case in parity["cases"])
+    positions = sum(case["positions"] for case in parity["cases"])
+    verdict = "the same as" if parity["passed"] else "NOT the same as"
+    return (
+        f"{verdict} {parity['reference']}: log-probabilities within {largest:.1e} at {positions} positions "
+        f"(tolerance {parity['tolerance']:g}), {parity['greedy_identical']} of {parity['greedy_tokens']} greedy tokens"
+    )
 
 
 def catalogue() -> list[dict[str, Any]]:
