@@ -184,28 +184,37 @@ def _ragged_batch(gpt: GPT, session: Session) -> ParityCase:
 
 
 def _greedy_steps(gpt: GPT, session: Session) -> tuple[ParityCase, int, int, bool]:
-    """PyTorch's greedy text, and the bundle's logits along it: its own text is the same until they first disagree."""
-    context, vocabulary = gpt.config.context_length, gpt.config.vocab_size
-    total = max(1, min(_GREEDY_TOKENS, context // 2))
-    prompt = prompt_ids(max(1, min(_PROMPT, context - total)), vocabulary, seed=7)
-    expected: list[Logits] = []
-    found: list[Logits] = []
-    identical, tie = total, False
-    ids, past = torch.tensor([prompt]), gpt.empty_past(1)
+    """PyTorch's greedy text, and the bundle's logits along it: its own text is the same until they first disagree.
+
+    Returns:
+        The comparison of the first steps, how many tokens are identical, how many there are, and whether the first
+        that differs ties.
+    """
+    total = max(1, min(_GREEDY_TOKENS, gpt.config.context_length // 2))
+    prompt = prompt_ids(max(1, min(_PROMPT, gpt.config.context_length - total)), gpt.config.vocab_size, seed=7)
+    # One side after the other: two thread pools that take turns at every step would wait for each other's threads.
+    expected = _greedy_text(gpt, prompt, total)
+    tokens = [int(logits.argmax()) for logits in expected]
+    inputs = [prompt, *([token] for token in tokens[:-1])]
     with session.new_cache() as cache:
-        for step in range(total):
-            mask = torch.ones((1, len(prompt) + step), dtype=torch.int64)
-            logits, past = gpt(ids, mask, past, 1)
-            theirs = logits[0, -1].numpy()
-            ours = session.step(ids.numpy(), cache, keep=1)[0, -1].copy()
-            token = int(theirs.argmax())
-            if identical == total and int(ours.argmax()) != token:
-                identical, tie = step, _same_choice(int(ours.argmax()), _log_softmax(theirs))
-            if step < _STEPS:
-                expected.append(theirs)
-                found.append(ours)
-            ids = torch.tensor([[token]])
-    return compare("single steps", expected, found), identical, total, tie
+        found = [session.step(np.array([ids]), cache, keep=1)[0, -1].copy() for ids in inputs]
+    choices = [int(logits.argmax()) for logits in found]
+    case = compare("single steps", expected[:_STEPS], found[:_STEPS])
+    for step, (choice, token) in enumerate(zip(choices, tokens, strict=True)):
+        if choice != token:
+            return case, step, total, _same_choice(choice, _log_softmax(expected[step]))
+    return case, total, total, False
+
+
+def _greedy_text(gpt: GPT, prompt: list[int], count: int) -> list[Logits]:
+    """PyTorch's logits, each [vocabulary], from which it chose each token of its greedy continuation."""
+    ids, past = torch.tensor([prompt]), gpt.empty_past(1)
+    results: list[Logits] = []
+    for step in range(count):
+        logits, past = gpt(ids, torch.ones((1, len(prompt) + step), dtype=torch.int64), past, 1)
+        results.append(logits[0, -1].numpy())
+        ids = logits[:, -1:].argmax(dim=-1)
+    return results
 
 
 def _eager(gpt: GPT, rows: Sequence[Sequence[int]]) -> list[list[Logits]]:
