@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 VOCAB_SIZE = 300  # above the 256 letters of the byte alphabet
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": VOCAB_SIZE}
@@ -57,6 +58,22 @@ def save_checkpoint(directory: Path, model: transformers.PreTrainedModel, **opti
     model.save_pretrained(directory, **options)
     write_tokenizer(directory)
     return directory
+
+
+def read_by_transformers(path: Path) -> transformers.PreTrainedModel:
+    """A GGUF file by transformers' own reader (its `from_pretrained` would want accelerate for the same)."""
+    config = transformers.AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    if config.model_type == "gpt2":
+        config.n_positions = config.n_ctx  # where transformers puts GGUF's context_length
+    config._attn_implementation = "eager"
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    read = load_gguf_checkpoint(path, return_tensors=True, model_to_load=model)
+    left = model.load_state_dict(read["tensors"], strict=False)
+    assert not left.unexpected_keys
+    assert set(left.missing_keys) <= {"lm_head.weight"}
+    if left.missing_keys:
+        model.lm_head.weight = model.get_input_embeddings().weight
+    return model
 
 
 def edit_json(path: Path, **changes: Any) -> None:
