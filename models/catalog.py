@@ -250,13 +250,16 @@ def _fetch_hub(source: HubSource, staging: Path, report: Progress) -> Path:
     try:
         import huggingface_hub
 
-        fetched = huggingface_hub.hf_hub_download(
-            source.repository, source.member, revision=source.revision, local_dir=staging / "hub"
+        fetched = huggingface_hub.snapshot_download(
+            source.repository, revision=source.revision, allow_patterns=[source.member], local_dir=staging / "hub"
         )
     except Exception as error:  # not installed, no network, no such file: many trees of exceptions
         reason = (str(error).strip().split("\n") or [""])[0][:160]
         raise _UnreachableError(f"hub: {type(error).__name__}: {reason}") from error
-    return Path(fetched)
+    path = Path(fetched) / source.member
+    if not path.is_file():
+        raise _UnreachableError(f"hub: {source.repository} has no {source.member}")
+    return path
 
 
 def _check(entry: CatalogEntry, path: Path, report: Progress) -> None:

@@ -89,7 +89,8 @@ def build_gpt(checkpoint: Checkpoint) -> GPT:
 def _open_path(path: Path) -> Checkpoint:
     if path.is_file():
         return _open_gguf_file(path, name=path.stem, location=path.name, license=None)
-    return _open_directory(path, name=path.resolve().name, kind="directory", location=path.resolve().name, revision=None)
+    name = path.resolve().name
+    return _open_directory(path, name=name, kind="directory", location=name, revision=None)
 
 
 def _open_catalogue_name(name: str) -> Checkpoint:

