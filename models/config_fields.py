@@ -9,6 +9,7 @@ from ..runtime.errors import CheckpointError, UnsupportedModelError
 from .config import Activation
 
 Value = TypeVar("Value", int, float, bool, str)
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 # Names that transformers gives to activations, by the function they compute in float32.
 ACTIVATIONS: Mapping[str, Activation] = {
@@ -165,7 +166,7 @@ class ConfigReader:
     def architectures(self, known: Sequence[str]) -> None:
         """Refuse a checkpoint that says it is a model of another kind (a classifier, say)."""
         found = self.optional("architectures")
-        if found and not any(name in known for name in found):
+        if found and not (isinstance(found, list) and any(name in known for name in found)):
             raise UnsupportedModelError(
                 f"{self.origin}: architectures is {found}, expected {' or '.join(known)}: a causal language model"
             )
@@ -189,9 +190,9 @@ class ConfigReader:
         value = self.data.get(name)
         if value is None:
             if default is None:
-                raise CheckpointError(f"{self.origin} has no {name}: expected a {kind.__name__}")
+                raise CheckpointError(f"{self.origin} has no {name}: expected {_KINDS[kind]}")
             return default
         accepted = (int, float) if kind is float else (kind,)
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise CheckpointError(f"{self.origin}: {name} is {value!r}, expected a {kind.__name__}")
+            raise CheckpointError(f"{self.origin}: {name} is {value!r}, expected {_KINDS[kind]}")
         return kind(value)

@@ -71,7 +71,7 @@ def gguf_tokenizer_files(
         raise CheckpointError(f"{origin}: {len(types)} token types for {len(tokens)} tokens")
     try:
         tokenizer = (_byte_level_bpe if kind == "gpt2" else _sentencepiece_bpe)(metadata, tokens, types, origin)
-    except (CheckpointError, KeyError):
+    except CheckpointError:
         raise
     except Exception as error:  # tokenizers raises plain Exception
         raise CheckpointError(f"{origin}: vocabulary and merges do not fit together ({error})") from error

@@ -46,13 +46,11 @@ def read_mistral_config(fields: ConfigReader) -> GPTConfig:
         fields.inactive(bias, False)  # Mistral has none, whatever a config says
     fields.number("num_key_value_heads")  # versions of transformers differ in the default: it must be said
     config = replace(read_config(fields), family="mistral")
-    window = fields.data.get("sliding_window", 4096)  # the default of MistralConfig is a window; null is none
-    fields.harmless("sliding_window")
-    if window is not None and window < config.context_length:
-        fields.refuse("sliding_window", window, f"null or at least the context ({config.context_length})")
-    layer_types = fields.optional("layer_types")
-    if layer_types is not None and set(layer_types) != {"full_attention"}:
-        fields.refuse("layer_types", layer_types, "full_attention in every layer")
+    if fields.data.get("sliding_window", 4096) is not None:  # null is none; left out, it is MistralConfig's default
+        window = fields.number("sliding_window", 4096)
+        if window < config.context_length:
+            fields.refuse("sliding_window", window, f"null or at least the context ({config.context_length})")
+    fields.inactive("layer_types", None, ["full_attention"] * config.num_layers)
     return config
 
 

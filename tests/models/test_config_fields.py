@@ -142,6 +142,9 @@ def test_choices_that_are_not_implemented_are_refused_by_name(family: str, chang
         ("llama", {"rope_parameters": "default"}, "rope_parameters"),
         ("llama", {"rms_norm_eps": -1.0}, "rms_norm_eps"),
         ("llama", {"head_dim": 7}, "rotary"),
+        ("llama", {"architectures": 3}, "architectures"),
+        ("mistral", {"sliding_window": "wide"}, "sliding_window"),
+        ("mistral", {"layer_types": 3}, "layer_types"),
     ],
 )
 def test_configs_that_describe_no_model_are_refused(family: str, changes: dict, message: str) -> None:
