@@ -166,7 +166,7 @@ def _ragged_batch(gpt: GPT, session: Session) -> ParityCase:
     lengths = [longest, max(1, longest // 3), max(1, longest // 2)]
     rows = [prompt_ids(length + steps, vocabulary, seed=3 + row) for row, length in enumerate(lengths)]
     found: list[list[Logits]] = [[] for _ in rows]
-    with session.new_cache(batch=len(rows)) as cache:
+    with session.new_cache(batch=len(rows), capacity=longest) as cache:
         for row, length in enumerate(lengths):
             ids = np.array([rows[row][:length]])
             found[row].append(session.step(ids, cache.row(row), keep=1)[0, -1].copy())
