@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from .providers import choose_provider
 
 _logger = logging.getLogger("onnxgpt")
 _TELEMETRY_SWITCH = "ORT_DISABLE_TELEMETRY"
+_WEIGHTS_DIRECTORY_KEY = "session.model_external_initializers_file_folder_path"
 _NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _PAST_NAME = re.compile(r"past_key_values\.(\d+)\.(key|value)")
 
@@ -77,6 +79,7 @@ class Session:
         cls,
         graph: Path | bytes,
         *,
+        weights_directory: Path | None = None,
         provider: str = "auto",
         target: str = "cpu",
         threads: int | None = None,
@@ -87,6 +90,7 @@ class Session:
 
         Args:
             graph: the ONNX file (its weights beside it) or its bytes.
+            weights_directory: where the weights of a graph given as bytes lie.
             provider: `cpu`, `cuda`, `dml` or `auto`.
             target: what the graph was exported for.
             threads: threads inside an operator; None lets ONNX Runtime choose (one per physical core).
@@ -104,6 +108,8 @@ class Session:
             if threads < 1:
                 raise ProviderError(f"threads is {threads}: expected 1 or more")
             options.intra_op_num_threads = threads
+        if weights_directory is not None:
+            options.add_session_config_entry(_WEIGHTS_DIRECTORY_KEY, str(weights_directory))
         source = str(graph) if isinstance(graph, Path) else graph
         try:
             session = ort.InferenceSession(source, options, providers=[chosen.runtime_name])
@@ -154,6 +160,20 @@ class Session:
             logits = self._run_lane(ids, cache, total) if one else self._run_shared(ids, cache, keep, total)
             cache.advance(sequence)
         return logits if keep == 0 or logits.shape[1] <= keep else logits[:, -keep:]
+
+    def capture(self, ids: NDArray[np.int64], names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Outputs of the graph, whatever it has beyond logits and cache, for a prompt from its first token on.
+
+        Args:
+            ids: int64 [1, sequence].
+            names: outputs to give back.
+        """
+        layout = self.spec.layout
+        pasts = (np.zeros((1, heads, 0, size), layout.dtype) for heads, size in layout.layers for _ in range(2))
+        feeds: dict[str, NDArray[Any]] = dict(zip(self.spec.past_names, pasts, strict=True))
+        feeds["input_ids"] = ids
+        feeds["attention_mask"] = np.ones_like(ids)
+        return dict(zip(names, self._session.run(list(names), feeds), strict=True))
 
     def _run_lane(self, ids: NDArray[np.int64], cache: KVCache, total: int) -> NDArray[Any]:
         lane: _Lane = cache.lane or _Lane(self._session, self.spec, cache)
