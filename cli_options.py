@@ -10,7 +10,7 @@ import click
 
 from .loading import DEFAULT_MODEL
 from .runtime.config import GenerationConfig
-from .terminal import ByteSize
+from .terminal import byte_size
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -80,7 +80,8 @@ def session_options(command: Decorated) -> Decorated:
         ),
         click.option(
             "--memory-limit",
-            type=ByteSize(),
+            callback=byte_size,
+            metavar="SIZE",
             help="Refuse to need more than this for weights and cache: 500MB, 2GiB.",
         ),
     )

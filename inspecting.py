@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .runtime.bundle import Bundle
+from .runtime.errors import BundleError
 from .runtime.memory import format_bytes
 
 _BYTES_OF_DTYPE = {"float32": 4, "float16": 2}
@@ -62,7 +63,11 @@ def node_places(bundle: Bundle, provider: str = "auto") -> dict[str, int]:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    session = ort.InferenceSession(str(bundle.graph_path), options, providers=[chosen.runtime_name])
+    try:
+        session = ort.InferenceSession(str(bundle.graph_path), options, providers=[chosen.runtime_name])
+    except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
+        reason = " ".join(str(error).split())
+        raise BundleError(f"{bundle.graph_path} can't be loaded ({reason}): export the model again") from error
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return {}
     counts: Counter[str] = Counter()

@@ -19,7 +19,7 @@ def load(
     path_or_name: str | os.PathLike[str] = DEFAULT_MODEL,
     provider: str = "auto",
     threads: int | None = None,
-    memory_limit: int | None = None,
+    memory_limit: int | str | None = None,
 ) -> Model:
     """Load a bundle by its directory, or by the catalogue name of a bundle that is on this machine.
 
@@ -29,7 +29,7 @@ def load(
         path_or_name: a bundle's directory, which wins over a name, or a name that `onnxgpt models` lists.
         provider: "auto", "cpu", "cuda" or "dml".
         threads: threads within one operator; None lets ONNX Runtime choose.
-        memory_limit: bytes that weights and cache may take together; None: no limit.
+        memory_limit: bytes that weights and cache may take together, or text such as "500MB"; None: no limit.
 
     Raises:
         BundleError: no such bundle, or not a sound one.

@@ -135,17 +135,12 @@ def read_input(argument: str | None, file: str | None, *, what: str) -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
 
-class ByteSize(click.ParamType):
-    """A number of bytes: 500MB and 2GB count in thousands, 512MiB and 2GiB in 1,024s."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Bytes of `value`."""
-        try:
-            return parse_bytes(value)
-        except OptionError as error:
-            self.fail(str(error), param, ctx)
+def byte_size(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    """A click callback: bytes of `500MB` (thousands) or `2GiB` (1,024s)."""
+    try:
+        return None if value is None else parse_bytes(value)
+    except OptionError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @contextmanager

@@ -93,6 +93,16 @@ def test_a_damaged_bundle_is_named(onnxgpt_command: Run, tmp_path: Path) -> None
     check_one_line(onnxgpt_command("generate", "x", "--model", "bundle"), 1, f"{weights.name} has .* bytes")
 
 
+def test_a_graph_that_is_none_is_named(onnxgpt_command: Run, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(find_bundle("fairytale"), bundle)
+    graph = bundle / "model.onnx"
+    graph.write_bytes(bytes(graph.stat().st_size))
+
+    for arguments in (["info", "bundle"], ["generate", "x", "--model", "bundle"]):
+        check_one_line(onnxgpt_command(*arguments), 1, "model.onnx can't be loaded .* export the model again")
+
+
 def test_no_command_shows_help_and_exits_with_2(onnxgpt_command: Run) -> None:
     done = onnxgpt_command()
 
