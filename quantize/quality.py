@@ -1,0 +1,313 @@
+"""Quality: what a model lost against another one, such as a quantized bundle against full precision.
+
+Definitions, for a text cut into windows of `window` tokens that begin every `stride` tokens (see `windows`):
+
+- A position p of a window gives the distribution of the token at p + 1, from the window's tokens 0 … p alone.
+- A position or a token that an earlier window held too is counted there only.
+- Perplexity is exp of the mean negative log-probability (natural) of the tokens. The first token of the first window
+  has nothing before it; where windows don't overlap (`stride` = `window`, the default), neither has the first token of
+  any other one: it is not scored. With a smaller stride it is, and each token has at least `window` - `stride`
+  tokens before it from the second window on.
+- KL divergence is, at every position, the sum over the vocabulary of p_reference * log(p_reference / p_candidate), in
+  nats; a window's last position counts, although its next token may not be scored.
+- Top-1 agreement is the fraction of these positions where both models find the same token most probable.
+- Greedy agreement: both models continue some passages of the text greedily; counted are the leading identical tokens.
+- A layer's error is the mean, over positions of the first windows, of |candidate - reference| / |reference|, norms of
+  the residual stream [hidden] that leaves the block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..runtime.bundle import Bundle
+from ..runtime.errors import OptionError
+from ..runtime.tokenizer import Tokenizer
+from .readers import BundleReader, Logits, Reader, check_finite
+from .text_files import EvaluationText, TokenIds, windows
+
+Progress = Callable[[str, float | None], None]
+
+_WINDOW = 512  # tokens, or the context when that is shorter
+_ELEMENTS_AT_ONCE = 1 << 20  # probabilities in float64: 8 MB for each of a few arrays
+_LAYER_WINDOWS = 2
+_GREEDY_PROMPTS = 4
+_GREEDY_PROMPT = 32  # tokens
+_GREEDY_TOKENS = 64
+_LARGEST_EXPONENT = 700.0  # exp of more overflows; a model that bad has no perplexity to speak of
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityReport:
+    """A model judged against another one on a text; the module's docstring defines the figures."""
+
+    candidate: str
+    reference: str
+    text: str  # the file's name
+    text_sha256: str
+    tokens: int  # of the text that the windows cover
+    window: int
+    stride: int
+    perplexity: float
+    reference_perplexity: float
+    mean_kl: float  # nats
+    top1_agreement: float  # fraction of the positions
+    greedy_tokens: int
+    greedy_identical: int
+    layer_errors: tuple[float, ...]  # relative, block by block; empty when not measured or not to be told
+    kl: NDArray[np.float64] = field(repr=False, compare=False)  # of each position in the order of the text
+
+    @property
+    def perplexity_ratio(self) -> float:
+        """The candidate's perplexity over the reference's."""
+        return self.perplexity / self.reference_perplexity
+
+    @property
+    def greedy_agreement(self) -> float:
+        """Identical leading tokens of greedy text, as a fraction."""
+        return self.greedy_identical / self.greedy_tokens
+
+    @property
+    def kl_99th_percentile(self) -> float:
+        """The KL divergence that one position in a hundred exceeds."""
+        return float(np.quantile(self.kl, 0.99))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a manifest or a program: every figure, without the divergence of each position."""
+        return {
+            "candidate": self.candidate,
+            "reference": self.reference,
+            "text": {"name": self.text, "sha256": self.text_sha256},
+            "tokens": self.tokens,
+            "window": self.window,
+            "stride": self.stride,
+            "perplexity": self.perplexity,
+            "reference_perplexity": self.reference_perplexity,
+            "perplexity_ratio": self.perplexity_ratio,
+            "mean_kl": self.mean_kl,
+            "kl_99th_percentile": self.kl_99th_percentile,
+            "top1_agreement": self.top1_agreement,
+            "positions": len(self.kl),
+            "greedy_tokens": self.greedy_tokens,
+            "greedy_identical": self.greedy_identical,
+            "layer_errors": list(self.layer_errors),
+        }
+
+
+def measure_quality(
+    candidate: Bundle,
+    reference: Bundle,
+    text: EvaluationText,
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+    tokens: int = 4096,
+    layers: bool = True,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> QualityReport:
+    """Judge a bundle against another one with the same tokenizer, through the sessions that users run.
+
+    Both are loaded at once; of their logits, those of 128 positions are in memory.
+
+    Args:
+        candidate: the bundle to judge.
+        reference: the bundle it is judged by, such as the full-precision one.
+        text: what both read.
+        window: tokens that are read as one text; None: 512, or the context when that is shorter.
+        stride: from one window's beginning to the next one's; None: `window`.
+        tokens: how much of the text is read, at most.
+        layers: whether to measure each layer's error, which loads both graphs once more.
+        threads: threads inside an operator; None lets ONNX Runtime choose.
+        progress: is told what is being done.
+
+    Raises:
+        OptionError: the text is too short, a size makes no sense, or the two have not the same tokenizer.
+        BundleError: one of the two can't be loaded, or gives logits that are not finite.
+    """
+    ids = text.ids(Tokenizer(candidate.tokenizer_path))
+    if not np.array_equal(ids, text.ids(Tokenizer(reference.tokenizer_path))):
+        raise OptionError(
+            f"{candidate.manifest.name} and {reference.manifest.name} turn {text.name} into different tokens: "
+            "expected two bundles of the same model"
+        )
+    ours, theirs = BundleReader(candidate, threads), BundleReader(reference, threads)
+    return compare_readers(
+        ours, theirs, text, ids, window=window, stride=stride, tokens=tokens, layers=layers, progress=progress
+    )
+
+
+def compare_readers(
+    candidate: Reader,
+    reference: Reader,
+    text: EvaluationText,
+    ids: TokenIds,
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+    tokens: int = 4096,
+    layers: bool = True,
+    progress: Progress | None = None,
+) -> QualityReport:
+    """Judge a model against another one, whatever the two are; as `measure_quality`.
+
+    Args:
+        ids: the text's token ids, int64 [tokens of the text].
+    """
+    report = progress or (lambda message, fraction: None)
+    context = min(candidate.context_length, reference.context_length)
+    window = min(_WINDOW, context) if window is None else window
+    if window > context:
+        raise OptionError(f"window is {window}: the model's context holds {context} tokens; ask for that or fewer")
+    stride = window if stride is None else stride
+    parts = windows(ids, window, tokens, stride)
+    figures = _compare_windows(candidate, reference, parts, window - stride, report)
+    covered = window + (len(parts) - 1) * stride
+    report("comparing greedy text", None)
+    greedy, identical = _compare_greedy(candidate, reference, ids[:covered], context)
+    candidate.close()
+    reference.close()
+    errors: tuple[float, ...] = ()
+    if layers:
+        report("comparing layers", None)
+        errors = _layer_errors(candidate, reference, parts[:_LAYER_WINDOWS])
+    return QualityReport(
+        candidate=candidate.name,
+        reference=reference.name,
+        text=text.name,
+        text_sha256=text.sha256,
+        tokens=covered,
+        window=window,
+        stride=stride,
+        perplexity=_perplexity(figures.candidate_log_probability[figures.is_scored]),
+        reference_perplexity=_perplexity(figures.reference_log_probability[figures.is_scored]),
+        mean_kl=float(figures.kl[figures.is_new].mean()),
+        top1_agreement=float(figures.agrees[figures.is_new].mean()),
+        greedy_tokens=greedy,
+        greedy_identical=identical,
+        layer_errors=errors,
+        kl=figures.kl[figures.is_new],
+    )
+
+
+@dataclass(frozen=True)
+class Positions:
+    """What was found at each position, [positions]."""
+
+    kl: NDArray[np.float64]
+    agrees: NDArray[np.bool_]
+    candidate_log_probability: NDArray[np.float64]  # of the token that follows in the text
+    reference_log_probability: NDArray[np.float64]
+    is_new: NDArray[np.bool_]  # in no earlier window
+    is_scored: NDArray[np.bool_]  # the token that follows is in the window, and was scored in no earlier one
+
+
+def compare_logits(
+    candidate: Logits, reference: Logits, following: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
+    """Compare logits [rows, vocabulary] row by row, in float64.
+
+    Args:
+        following: the token that follows each row in the text, int64 [rows].
+
+    Returns:
+        KL(reference || candidate), whether the most probable tokens are the same, and the log-probabilities of the
+        following tokens by the candidate and by the reference; [rows] each.
+    """
+    ours, theirs = _log_softmax(candidate), _log_softmax(reference)
+    rows = np.arange(len(following))
+    kl = (np.exp(theirs) * (theirs - ours)).sum(axis=1)
+    agrees = candidate.argmax(axis=1) == reference.argmax(axis=1)
+    return kl, agrees, ours[rows, following], theirs[rows, following]
+
+
+def _compare_windows(
+    candidate: Reader, reference: Reader, parts: Sequence[TokenIds], overlap: int, report: Progress
+) -> Positions:
+    found: list[tuple[NDArray[Any], ...]] = []
+    for index, ids in enumerate(parts):
+        report("reading the text with both models", index / len(parts))
+        old = overlap if index else 0  # positions that the window before held too
+        place = np.arange(len(ids))
+        is_scored = (place + 1 >= max(1, old)) & (place + 1 < len(ids))
+        found += _compare_window(candidate, reference, ids, (place >= old, is_scored))
+    kl, agrees, ours, theirs, is_new, is_scored = (np.concatenate(values) for values in zip(*found, strict=True))
+    return Positions(kl, agrees, ours, theirs, is_new, is_scored)
+
+
+def _compare_window(
+    candidate: Reader, reference: Reader, ids: TokenIds, flags: tuple[NDArray[np.bool_], NDArray[np.bool_]]
+) -> Iterator[tuple[NDArray[Any], ...]]:
+    """The fields of Positions for a few positions at a time."""
+    following = np.append(ids[1:], 0)  # the last one's is not scored
+    start = 0
+    for ours, theirs in zip(candidate.logits(ids), reference.logits(ids), strict=True):
+        if ours.shape != theirs.shape:
+            raise OptionError(
+                f"{candidate.name} has {ours.shape[1]} tokens and {reference.name} {theirs.shape[1]}: "
+                "expected two of the same model"
+            )
+        check_finite(candidate.name, ours)
+        check_finite(reference.name, theirs)
+        step = max(1, _ELEMENTS_AT_ONCE // ours.shape[1])
+        for row in range(0, len(ours), step):
+            rows = slice(row, row + step)
+            place = slice(start + row, start + min(row + step, len(ours)))
+            values = compare_logits(ours[rows], theirs[rows], following[place])
+            yield (*values, *(flag[place] for flag in flags))
+        start += len(ours)
+
+
+def _compare_greedy(candidate: Reader, reference: Reader, ids: TokenIds, context: int) -> tuple[int, int]:
+    """Tokens generated by each model after some passages of the text, and how many leading ones are identical."""
+    length = min(_GREEDY_PROMPT, max(1, context // 2), len(ids))
+    count = min(_GREEDY_TOKENS, context - length)
+    starts = [index * (len(ids) - length) // _GREEDY_PROMPTS for index in range(_GREEDY_PROMPTS)]
+    prompts = [ids[start : start + length].tolist() for start in starts]
+    # One model after the other: two pools of threads that take turns at every step wait for each other.
+    theirs = [reference.continue_greedily(prompt, count) for prompt in prompts]
+    ours = [candidate.continue_greedily(prompt, count) for prompt in prompts]
+    return count * len(prompts), sum(_leading_identical(*pair) for pair in zip(ours, theirs, strict=True))
+
+
+def _leading_identical(ours: Sequence[int], theirs: Sequence[int]) -> int:
+    differing = (index for index, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+    return next(differing, len(ours))
+
+
+def _layer_errors(candidate: Reader, reference: Reader, parts: Sequence[TokenIds]) -> tuple[float, ...]:
+    theirs = reference.residuals(parts)
+    ours = candidate.residuals(parts) if theirs else []
+    if len(ours) != len(theirs):
+        return ()  # one of the graphs is not built of residual sums
+    return tuple(relative_error(*pair) for pair in zip(ours, theirs, strict=True))
+
+
+def relative_error(values: NDArray[np.float32], exact: NDArray[np.float32]) -> float:
+    """Mean over rows of |values - exact| / |exact|, for arrays [rows, width].
+
+    A mean of ratios, so that the few positions where a model keeps enormous values don't decide alone.
+
+    >>> relative_error(np.array([[3.0, 5.0], [1.0, 0.0]], np.float32), np.array([[3.0, 4.0], [1.0, 0.0]], np.float32))
+    0.1
+    """
+    norms = np.linalg.norm(exact.astype(np.float64), axis=1)
+    differences = np.linalg.norm(values.astype(np.float64) - exact, axis=1)
+    return float((differences / np.maximum(norms, np.finfo(np.float32).tiny)).mean())
+
+
+def _perplexity(log_probabilities: NDArray[np.float64]) -> float:
+    return math.exp(min(_LARGEST_EXPONENT, -float(log_probabilities.mean())))
+
+
+def _log_softmax(logits: Logits) -> NDArray[np.float64]:
+    wide = logits.astype(np.float64)
+    wide -= wide.max(axis=1, keepdims=True)
+    wide -= np.log(np.exp(wide).sum(axis=1, keepdims=True))
+    return wide
