@@ -13,21 +13,24 @@ _ALIGNMENT = 64  # bytes: a cache line, and the widest vector registers
 _PAGE = 4096  # bytes: what a memory map can start at
 _PAGE_FROM = 65536  # bytes: tensors that are worth a page of their own
 
+_INLINE_BELOW = 1024  # bytes
 _IR_VERSION = 10  # ONNX Runtime reads it from 1.20 on
 
 
 def write_model(model: ir.Model, directory: Path) -> None:
     """Write `model.onnx` and `model.onnx.data`.
 
-    Every tensor of floating-point numbers with a dimension goes into the data file, one after the other, so that no
-    more than one at a time is in memory beside its source; the model then refers to the file. Other constants (axes,
-    shapes) stay in the graph, where ONNX Runtime reads them before it knows the file.
+    Weights go into the data file, one tensor after the other, so that no more than one at a time is in memory beside
+    its source; the model then refers to the file. Small constants (axes, shapes) stay in the graph, where ONNX Runtime
+    reads them before it knows the file.
     """
     path = directory / WEIGHTS_FILE
     with path.open("wb") as stream:
         for name, value in model.graph.initializers.items():
             tensor = value.const_value
-            if tensor is None or not tensor.dtype.is_floating_point() or len(tensor.shape) == 0:
+            if tensor is None or len(tensor.shape) == 0:
+                continue
+            if not tensor.dtype.is_floating_point() and tensor.nbytes < _INLINE_BELOW:
                 continue
             stream.write(bytes(-stream.tell() % (_PAGE if tensor.nbytes >= _PAGE_FROM else _ALIGNMENT)))
             offset = stream.tell()

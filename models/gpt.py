@@ -177,7 +177,7 @@ class StandardAttention(nn.Module):
     def prepare(self, positions: Tensor, lengths: Tensor, attention_mask: Tensor, past: Tensor) -> StandardStep:
         """Compute once what every layer needs: here which keys each new position sees."""
         slots = torch.arange(past.shape[2] + positions.shape[1], device=positions.device)
-        seen = slots <= positions[:, None, :, None]  # [batch, 1, sequence, past + sequence]
+        seen = slots <= positions.unsqueeze(1).unsqueeze(-1)  # [batch, 1, sequence, past + sequence]
         lowest = torch.finfo(torch.float32).min
         return StandardStep(positions, torch.where(seen, 0.0, lowest))
 
@@ -227,8 +227,8 @@ class Rotary(nn.Module):
 
     def forward(self, heads: Tensor, positions: Tensor) -> Tensor:
         """Rotate [batch, heads, sequence, head_size] by `positions` [batch, sequence]."""
-        cosines = functional.embedding(positions, self.cosines)[:, None]  # [batch, 1, sequence, width / 2]
-        sines = functional.embedding(positions, self.sines)[:, None]
+        cosines = functional.embedding(positions, self.cosines).unsqueeze(1)  # [batch, 1, sequence, width / 2]
+        sines = functional.embedding(positions, self.sines).unsqueeze(1)
         turning, still = heads[..., : self.width], heads[..., self.width :]  # [batch, heads, sequence, …]
         if self.interleaved:
             first, second = turning[..., 0::2], turning[..., 1::2]
@@ -350,7 +350,7 @@ def split_heads(values: Tensor, heads: int) -> Tensor:
 def write_rows(past: Tensor, new: Tensor, positions: Tensor) -> Tensor:
     """The past [batch, kv_heads, past, head_size] with as many slots more, and `new` at its `positions`."""
     grown = torch.cat((past, new), dim=2)
-    index = positions[:, None, :, None].expand(new.shape)
+    index = positions.unsqueeze(1).unsqueeze(-1).expand(new.shape)
     return grown.scatter(2, index, new)
 
 

@@ -10,7 +10,10 @@ import onnxscript.optimizer
 def simplify(model: ir.Model) -> bool:
     """Fold what is constant, compute what is equal once, and keep constants as initializers."""
     before = _nodes(model)
-    onnxscript.optimizer.optimize(model)
+    common.CommonSubexpressionEliminationPass()(model)  # first, so that folding has less to look at
+    # Not optimize(): its pattern rewrites look at every node again and again, minutes for a model of 30 layers.
+    onnxscript.optimizer.fold_constants(model)
+    common.IdentityEliminationPass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.DeduplicateInitializersPass()(model)
     common.CommonSubexpressionEliminationPass()(model)

@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
+import onnxgpt
 from onnxgpt.export import export_bundle
+from onnxgpt.models.catalog import pull
+from onnxgpt.runtime.bundle import Bundle
 from onnxgpt.runtime.model import Model
 
 TOLERANCE = 1e-3  # in log-probability
@@ -70,6 +74,41 @@ def test_a_bundle_gives_the_logits_and_the_text_of_transformers(
 
     assert_same_greedy_text(model, judge_model, ids[:PROMPT])
     assert_same_ragged_batch(model, judge_model)
+
+
+def test_the_fairytale_model_gives_the_logits_and_the_text_of_transformers(tmp_path: Path) -> None:
+    checkpoint = Path(onnxgpt.__file__).parent / "models" / "fairytale" / "checkpoint"
+    bundle = export_bundle(checkpoint, tmp_path / "bundle")
+    assert_same_model(bundle, transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32))
+
+
+@pytest.mark.slow
+def test_smollm2_gives_the_logits_and_the_text_of_transformers(tmp_path: Path) -> None:
+    """transformers dequantizes the GGUF file with code of its own."""
+    file = pull("smollm2-135m-instruct")
+    bundle = export_bundle("smollm2-135m-instruct", tmp_path / "bundle")
+    assert_same_model(bundle, transformers.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name))
+
+
+def assert_same_model(bundle: Bundle, judge_model: Any) -> None:
+    """On a text of its own kind: every logit, and the greedy continuation, end of text included."""
+    model = Model.load(bundle.directory)
+    prompt = model.tokenizer.encode("Once upon a time there lived a king and a queen, who had three daughters.")
+    completion = model.generate(prompt, max_new_tokens=NEW, temperature=0)[0]
+    with torch.no_grad():
+        text = judge_model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones((1, len(prompt)), dtype=torch.int64),
+            do_sample=False,
+            max_new_tokens=NEW,
+        )[0]
+    generated = text[len(prompt) :].tolist()
+    assert list(completion.token_ids) == generated[: len(completion.token_ids)]
+    assert len(generated) - len(completion.token_ids) <= 1  # transformers keeps the end-of-text token
+    found = model.logits(text.numpy())
+    (expected,) = judge(judge_model, [text.tolist()])
+    assert np.abs(log_softmax(found) - log_softmax(expected)).max() <= TOLERANCE
+    assert (found.argmax(-1) == expected.argmax(-1)).all()
 
 
 def assert_same_greedy_text(model: Model, judge_model: Any, prompt: np.ndarray) -> None:
