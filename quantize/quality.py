@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,7 @@ def measure_quality(
     stride: int | None = None,
     tokens: int = 4096,
     layers: bool = True,
+    provider: str = "auto",
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> QualityReport:
@@ -124,6 +126,7 @@ def measure_quality(
         stride: from one window's beginning to the next one's; None: `window`.
         tokens: how much of the text is read, at most.
         layers: whether to measure each layer's error, which loads both graphs once more.
+        provider: `cpu`, `cuda`, `dml` or `auto`, for both.
         threads: threads inside an operator; None lets ONNX Runtime choose.
         progress: is told what is being done.
 
@@ -131,13 +134,9 @@ def measure_quality(
         OptionError: the text is too short, a size makes no sense, or the two have not the same tokenizer.
         BundleError: one of the two can't be loaded, or gives logits that are not finite.
     """
-    ids = text.ids(Tokenizer(candidate.tokenizer_path))
-    if not np.array_equal(ids, text.ids(Tokenizer(reference.tokenizer_path))):
-        raise OptionError(
-            f"{candidate.manifest.name} and {reference.manifest.name} turn {text.name} into different tokens: "
-            "expected two bundles of the same model"
-        )
-    ours, theirs = BundleReader(candidate, threads), BundleReader(reference, threads)
+    ids = shared_ids(text, candidate.tokenizer_path, reference.tokenizer_path)
+    ours = BundleReader(candidate, provider=provider, threads=threads)
+    theirs = BundleReader(reference, provider=provider, threads=threads)
     return compare_readers(
         ours, theirs, text, ids, window=window, stride=stride, tokens=tokens, layers=layers, progress=progress
     )
@@ -194,6 +193,21 @@ def compare_readers(
         layer_errors=errors,
         kl=figures.kl[figures.is_new],
     )
+
+
+def shared_ids(text: EvaluationText, candidate: Path, reference: Path) -> TokenIds:
+    """The text's token ids by two `tokenizer.json` that must agree, int64 [tokens].
+
+    Raises:
+        OptionError: they don't, or the text is empty.
+    """
+    ids = text.ids(Tokenizer(candidate))
+    if not np.array_equal(ids, text.ids(Tokenizer(reference))):
+        raise OptionError(
+            f"the two models turn {text.name} into different tokens: expected two forms of one model, "
+            "with the same tokenizer"
+        )
+    return ids
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ def plot_quality(report: QualityReport, path: str | os.PathLike[str]) -> None:
     """
     target, make_figure = check_plot(path)
     figure = make_figure(figsize=_SIZE, layout="constrained")
-    figure.suptitle(f"{report.candidate} against {report.reference}, {report.tokens:,} tokens of {report.text}")
+    title = f"{report.candidate} against {report.reference}\n{report.tokens:,} tokens of {report.text}"
+    figure.suptitle(title, fontsize="large")
     layers, along = figure.subplots(2, 1)
     _draw_layers(layers, report)
     _draw_along(along, report)

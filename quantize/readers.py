@@ -49,10 +49,11 @@ class Reader(Protocol):
 class BundleReader:
     """A bundle, read through the session that users run."""
 
-    def __init__(self, bundle: Bundle, threads: int | None = None):
+    def __init__(self, bundle: Bundle, *, provider: str = "auto", threads: int | None = None):
         self.bundle = bundle
         self.name = name_of(bundle)
         self.context_length = bundle.manifest.context_length
+        self._provider = provider
         self._threads = threads
         self._session: Session | None = None
 
@@ -79,7 +80,10 @@ class BundleReader:
 
     def residuals(self, windows: Sequence[TokenIds]) -> list[NDArray[np.float32]]:
         """See `Reader`. Loads the graph anew, with these values as outputs."""
-        session, names = residual_session(self.bundle.graph_path, threads=self._threads)
+        target = self.bundle.manifest.graph.target
+        session, names = residual_session(
+            self.bundle.graph_path, provider=self._provider, target=target, threads=self._threads
+        )
         if not names:
             return []
         captured: list[dict[str, NDArray[Any]]] = [session.capture(ids[None], names) for ids in windows]
@@ -94,6 +98,7 @@ class BundleReader:
             graph = self.bundle.manifest.graph
             self._session = Session.open(
                 self.bundle.graph_path,
+                provider=self._provider,
                 target=graph.target,
                 threads=self._threads,
                 shares_cache_buffer=graph.shares_cache_buffer,

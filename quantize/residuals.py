@@ -20,8 +20,16 @@ _SKIP_NORM_SUM = 3  # the output of a skip-norm that is its sum
 _CONVERSIONS = {"QuantizeLinear", "DequantizeLinear", "Cast", "Identity"}
 
 
-def residual_session(graph: Path, *, threads: int | None = None) -> tuple[Session, list[str]]:
+def residual_session(
+    graph: Path, *, provider: str = "auto", target: str = "cpu", threads: int | None = None
+) -> tuple[Session, list[str]]:
     """Open a graph with the residual sums as outputs for `Session.capture`.
+
+    Args:
+        graph: the ONNX file, its weights beside it.
+        provider: as `Session.open`, and so are the rest.
+        target: see provider.
+        threads: see provider.
 
     Returns:
         The session, and the name of each block's output, [1, sequence, hidden], layer by layer.
@@ -34,7 +42,7 @@ def residual_session(graph: Path, *, threads: int | None = None) -> tuple[Sessio
             value.type = value.type or outputs[0].type
             outputs.append(value)
     content = ir.to_proto(model).SerializeToString()
-    session = Session.open(content, weights_directory=graph.parent, threads=threads)
+    session = Session.open(content, weights_directory=graph.parent, provider=provider, target=target, threads=threads)
     return session, [str(value.name) for value in values]
 
 

@@ -38,15 +38,24 @@ class EvaluationText:
             data = Path(path).read_bytes()
         except OSError as error:
             raise OptionError(f"{path} can't be read ({error.strerror}): expected a text file") from error
+        return cls.from_bytes(data, Path(path).name)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str) -> EvaluationText:
+        """The text of a file's content.
+
+        Raises:
+            OptionError: it is not UTF-8 text.
+        """
         try:
             content = data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise OptionError(
-                f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): expected text saved as UTF-8"
+                f"{name} is not UTF-8 text ({error.reason} at byte {error.start}): expected text saved as UTF-8"
             ) from error
         if (where := content.find("\0")) >= 0:
-            raise OptionError(f"{path} is not text (a zero at character {where}): expected text saved as UTF-8")
-        return cls(Path(path).name, hashlib.sha256(data).hexdigest(), content)
+            raise OptionError(f"{name} is not text (a zero at character {where}): expected text saved as UTF-8")
+        return cls(name, hashlib.sha256(data).hexdigest(), content)
 
     @classmethod
     def packaged(cls, name: Literal["calibration", "evaluation"]) -> EvaluationText:
