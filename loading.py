@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .runtime.errors import BundleNotFoundError
-from .runtime.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
     from .runtime.model import Model
@@ -65,5 +64,4 @@ def find_bundle(path_or_name: str | os.PathLike[str]) -> Path:
     found = find(name)
     if found is None:
         raise BundleNotFoundError(f"{name} is not on this machine: fetch it with `onnxgpt pull {name}`")
-    # A strict editable install is a tree of links to the sources, and a bundle's files must not be links.
-    return (found / MANIFEST_NAME).resolve().parent
+    return found

@@ -49,7 +49,9 @@ def export_bundle(
     )
 
 
-def prove_parity(bundle: Bundle, checkpoint: Checkpoint) -> ParityReport:
+def prove_parity(
+    bundle: Bundle, checkpoint: Checkpoint, *, progress: Callable[[str, float | None], None] | None = None
+) -> ParityReport:
     """Compare a bundle with the checkpoint it came from, run by PyTorch. The report says whether it passed.
 
     Raises:
@@ -58,4 +60,4 @@ def prove_parity(bundle: Bundle, checkpoint: Checkpoint) -> ParityReport:
     """
     from .parity import prove_parity as prove
 
-    return prove(bundle, checkpoint)
+    return prove(bundle, checkpoint, progress=progress)

@@ -114,7 +114,8 @@ def find(name: str) -> Path | None:
     """
     entry = _entry(name)
     if entry.embedded is not None:
-        directory = Path(__file__).parent / entry.embedded
+        # A strict editable install is a tree of links to the sources, and a bundle's files must not be links.
+        directory = Path(__file__).resolve().parent / entry.embedded
         return directory if (directory / "bundle.json").is_file() else None
     path = _final_path(entry)
     return path if path.is_file() and path.stat().st_size == entry.size else None
@@ -285,7 +286,8 @@ def _sha256(path: Path, size: int, report: Progress) -> str:
 
 def _bytes_in(directory: Path) -> int:
     total = 0
-    for path in directory.rglob("*"):
-        with contextlib.suppress(OSError):  # pip removes its files as it goes
-            total += path.stat().st_size
+    for folder, _, names in os.walk(directory):  # which passes over folders that pip removes as it goes
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(folder, name)).st_size
     return total
