@@ -8,6 +8,8 @@
     ├── SourceNotFoundError (FileNotFoundError)   no such checkpoint, name or hub model
     ├── ExportError (RuntimeError)          the export went wrong
     │   └── ParityError                     the exported graph is not the model it came from
+    ├── QuantizationError (RuntimeError)    a bundle that can't be quantized
+    │   └── QualityError                    the quantized bundle is too far from full precision
     ├── OutputExistsError (FileExistsError) the output is there already
     ├── OptionError (ValueError)            a generation option out of range, unknown or without effect
     ├── PromptError (ValueError)            a prompt that is empty or does not fit the context
@@ -51,6 +53,14 @@ class ExportError(OnnxGptError, RuntimeError):
 
 class ParityError(ExportError):
     """The exported graph does not compute what the PyTorch model computes."""
+
+
+class QuantizationError(OnnxGptError, RuntimeError):
+    """A bundle that can't be quantized as asked."""
+
+
+class QualityError(QuantizationError):
+    """The quantized bundle is further from full precision than its recipe allows."""
 
 
 class OutputExistsError(OnnxGptError, FileExistsError):

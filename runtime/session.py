@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,14 +102,7 @@ class Session:
             BundleError: the graph can't be loaded or is no GPT with past key values.
         """
         chosen = choose_provider(provider, target, ort.get_available_providers())
-        options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors: the rest is noise to a user
-        if threads is not None:
-            if threads < 1:
-                raise ProviderError(f"threads is {threads}: expected 1 or more")
-            options.intra_op_num_threads = threads
-        if weights_directory is not None:
-            options.add_session_config_entry(_WEIGHTS_DIRECTORY_KEY, str(weights_directory))
+        options = _session_options(threads, weights_directory)
         source = str(graph) if isinstance(graph, Path) else graph
         try:
             session = ort.InferenceSession(source, options, providers=[chosen.runtime_name])
@@ -208,6 +201,21 @@ class Session:
         return logits
 
 
+class PlainGraph:
+    """Any graph held in memory: values go in by name and come out by name. For tools; weights stay on disk."""
+
+    def __init__(self, graph: bytes, weights_directory: Path, threads: int | None = None):
+        options = _session_options(threads, weights_directory)
+        options.add_session_config_entry("session.disable_prepacking", "1")  # packing would copy every weight
+        options.enable_cpu_mem_arena = False
+        self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self.inputs = {item.name: item for item in self._session.get_inputs()}
+
+    def run(self, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The named outputs for all inputs."""
+        return dict(zip(names, self._session.run(list(names), dict(feeds)), strict=True))
+
+
 class _Lane:
     """Everything bound for single steps of one cache, so that a step rebinds the mask alone."""
 
@@ -231,6 +239,18 @@ class _Lane:
         self._session.run_with_iobinding(self._binding)
         del value
         return self._logits
+
+
+def _session_options(threads: int | None, weights_directory: Path | None) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors: the rest is noise to a user
+    if threads is not None:
+        if threads < 1:
+            raise ProviderError(f"threads is {threads}: expected 1 or more")
+        options.intra_op_num_threads = threads
+    if weights_directory is not None:
+        options.add_session_config_entry(_WEIGHTS_DIRECTORY_KEY, str(weights_directory))
+    return options
 
 
 def read_spec(session: Any) -> GraphSpec:

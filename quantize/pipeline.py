@@ -1,0 +1,182 @@
+"""A bundle becomes a smaller bundle: calibrated, rounded, written, judged against the first, or not there at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from .._version import __version__
+from ..export.writer import write_model
+from ..runtime.bundle import GRAPH_FILE, Bundle, refuse_existing, seal, staged_output
+from ..runtime.errors import QualityError, QuantizationError
+from ..runtime.manifest import MANIFEST_NAME, Manifest
+from .blockwise import put_into_blocks
+from .calibration import record_inputs
+from .layerwise import Changes, LayerQuantizer, Record
+from .recipe import QuantRecipe
+from .segments import SegmentedReading
+
+Progress = Callable[[str, float | None], None]
+_MOMENTS_AT_ONCE = 64 << 20  # bytes of second moments in memory; further layers wait for the next segment
+
+
+def quantize_to(
+    bundle: Bundle,
+    out: str | os.PathLike[str],
+    recipe: QuantRecipe,
+    windows: Sequence[NDArray[np.int64]],
+    *,
+    judge: Callable[[Bundle], tuple[dict[str, object], float]],
+    force: bool = False,
+    accept_quality: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Quantize a full-precision bundle; errors as `onnxgpt.quantize.quantize_bundle`.
+
+    Args:
+        windows: calibration text, token ids int64 [window] each.
+        judge: the report and the mean KL divergence of a candidate.
+    """
+    refuse_existing(out, force=force)
+    refuse_unfit(bundle)
+    with staged_output(out, force=force) as directory:
+        _write_quantized(bundle, directory, recipe, windows, threads, progress)
+        _copy_rest(bundle, directory)
+        manifest = _manifest(bundle, recipe)
+        candidate = Bundle(directory, seal(directory, manifest))
+        report, divergence = judge(candidate)
+        if divergence > recipe.max_kl and not accept_quality:
+            raise QualityError(
+                f"{recipe.name} is {divergence:.4f} nats (mean KL) from full precision, its limit is {recipe.max_kl}: "
+                "no bundle was written; choose more bits or smaller blocks, or take it with --accept-quality"
+            )
+        seal(directory, replace(manifest, quality=report))
+    return Bundle.open(out)
+
+
+def refuse_unfit(bundle: Bundle) -> None:
+    """Raise QuantizationError for a bundle that is quantized already, or whose operators a block recipe can't use."""
+    manifest = bundle.manifest
+    if manifest.quantization is not None:
+        raise QuantizationError(
+            f"{bundle.directory} is quantized already ({manifest.quantization.get('name')}): "
+            "quantize its full-precision bundle instead"
+        )
+    if manifest.graph.operators != "fused":
+        raise QuantizationError(
+            f"{bundle.directory} has {manifest.graph.operators} operators, blocks are read by ONNX Runtime's own: "
+            "export with --operators fused, or use the recipe int8-dynamic"
+        )
+
+
+def _write_quantized(
+    bundle: Bundle,
+    directory: Path,
+    recipe: QuantRecipe,
+    windows: Sequence[NDArray[np.int64]],
+    threads: int | None,
+    progress: Progress | None,
+) -> None:
+    model = ir.load(bundle.graph_path)
+    records = [record for record in bundle.manifest.matrices if record["role"] != "position_embedding"]
+    changes = _quantize_all(model, bundle, records, recipe, windows, threads, progress)
+    put_into_blocks(model, records, changes)
+    if progress is not None:
+        progress("writing the weights", None)
+    write_model(model, directory)
+
+
+def _quantize_all(
+    model: ir.Model,
+    bundle: Bundle,
+    records: Sequence[Record],
+    recipe: QuantRecipe,
+    windows: Sequence[NDArray[np.int64]],
+    threads: int | None,
+    progress: Progress | None,
+) -> Changes:
+    quantizer = LayerQuantizer(model.graph, recipe, bundle.manifest.architecture)
+    reading = SegmentedReading(model, bundle.directory, windows, threads)
+    done = 0
+    for group in _groups(_without_tied_embedding(records)):
+        if progress is not None:
+            progress("reading the calibration text", done / len(records))
+        inputs = {record["initializer"]: _input_name(model, record) for record in group if _is_product(record)}
+        statistics = record_inputs(reading, inputs) if inputs else {}
+        for unit in _units(group):
+            for name in quantizer.quantize(unit, statistics):
+                done += 1
+                if progress is not None:
+                    progress(f"quantizing {name}", done / len(records))
+    return quantizer.changes
+
+
+def _without_tied_embedding(records: Sequence[Record]) -> list[Record]:
+    """A matrix that is both embedding and head is quantized as the head."""
+    heads = {record["initializer"] for record in records if record["role"] == "head"}
+    return [record for record in records if record["role"] != "token_embedding" or record["initializer"] not in heads]
+
+
+def _units(records: Sequence[Record]) -> Iterator[list[Record]]:
+    """Runs of records of the same layer; embedding and head each by itself."""
+    unit: list[Record] = []
+    for record in records:
+        if unit and (record["layer"] is None or record["layer"] != unit[0]["layer"]):
+            yield unit
+            unit = []
+        unit.append(record)
+    if unit:
+        yield unit
+
+
+def _groups(records: Sequence[Record]) -> Iterator[list[Record]]:
+    """Units whose second moments are in memory together."""
+    group: list[Record] = []
+    size = 0
+    for unit in _units(records):
+        needed = sum(4 * record["shape"][0] ** 2 for record in unit if _is_product(record))
+        if group and size + needed > _MOMENTS_AT_ONCE:
+            yield group
+            group, size = [], 0
+        group += unit
+        size += needed
+    yield group
+
+
+def _is_product(record: Record) -> bool:
+    return not record["role"].endswith("_embedding")
+
+
+def _input_name(model: ir.Model, record: Record) -> str:
+    node = next(node for node in model.graph if node.name == record["node"])
+    assert node.inputs[0] is not None
+    return str(node.inputs[0].name)
+
+
+def _copy_rest(bundle: Bundle, directory: Path) -> None:
+    """Everything but graph, weights and manifest."""
+    for name in bundle.manifest.files:
+        if name != MANIFEST_NAME and not name.startswith(bundle.manifest.graph.file):
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.directory / name, directory / name)
+
+
+def _manifest(bundle: Bundle, recipe: QuantRecipe) -> Manifest:
+    manifest = bundle.manifest
+    return replace(
+        manifest,
+        name=f"{manifest.name}-{recipe.name}",
+        graph=replace(manifest.graph, file=GRAPH_FILE),
+        quantization=recipe.to_dict(),
+        parity=None,  # it is full precision's; the quality report takes its place
+        matrices=(),
+        created_by=f"onnxgpt {__version__}",
+    )
