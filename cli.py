@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from ._version import __version__
-from .cli_options import generation_options, given_options, json_option, model_option, session_options
+from .cli_options import (
+    comparing_options,
+    generation_options,
+    given_options,
+    json_option,
+    model_option,
+    session_options,
+)
 from .loading import DEFAULT_MODEL
 from .runtime.errors import ParityError
 from .runtime.memory import format_bytes
@@ -150,28 +157,52 @@ def _report_drawn_seed(seed: int | None, options: dict[str, Any]) -> None:
 @onnxgpt.command()
 @click.argument("text", required=False)
 @click.option("--file", metavar="FILE", help="Read the text from a UTF-8 file; - is stdin.")
+@click.option(
+    "--against",
+    metavar="BUNDLE_OR_SOURCE",
+    help="Judge the model by this bundle, or by this checkpoint in PyTorch.",
+)
+@comparing_options
 @json_option
 @model_option
 @session_options
 def score(
     text: str | None,
     file: str | None,
+    against: str | None,
     as_json: bool,
     model: str,
     provider: str,
     threads: int | None,
     memory_limit: int | None,
+    plot: str | None,
+    **sizes: int | None,
 ) -> None:
-    """Tell how likely a model finds TEXT.
+    """Tell how likely a model finds TEXT, or how far it is from another.
 
     Prints the number of tokens, their log-probability and the perplexity.
     Without TEXT and --file the text is read from a pipe. With --json the
     log-probability of every token is there; the first token has none.
 
+    With --against two forms of one model read a file, without --file a text
+    from the package: perplexities, KL divergence, top-1 and greedy agreement
+    and each layer's error are printed.
+
     \b
     onnxgpt score "Once upon a time there was a king."
     onnxgpt score --model smol --file story.txt --json
+    onnxgpt score --model smol-int8 --against smol --plot loss.png
     """
+    given = {name: value for name, value in sizes.items() if value is not None}
+    if against is not None:
+        if text is not None:
+            raise click.UsageError("TEXT has no effect with --against: it reads a file, give one with --file")
+        if memory_limit is not None:
+            raise click.UsageError("--memory-limit has no effect with --against")
+        _score_against(model, against, file, plot, as_json, provider=provider, threads=threads, **given)
+        return
+    if unused := [*given, *(["plot"] if plot is not None else [])]:
+        raise click.UsageError(f"--{unused[0]} has no effect without --against")
     content = read_input(text, file, what="text")
     result = _load(model, provider, threads, memory_limit).score(content)
     figures = {"tokens": len(result.token_ids), "log_probability": result.total, "perplexity": result.perplexity}
@@ -185,6 +216,22 @@ def score(
                 ("perplexity", f"{result.perplexity:.4f}"),
             ]
         )
+
+
+def _score_against(model: str, against: str, file: str | None, plot: str | None, as_json: bool, **options: Any) -> None:
+    with progress_on_stderr() as progress, _needs_extra("quantize", torch="export"):
+        from .comparing import compare, read_text, report_rows
+        from .quantize.quality_plot import check_plot, plot_quality
+
+        if plot is not None:
+            check_plot(plot)
+        report = compare(model, against, read_text(file), progress=progress, **options)
+    if plot is not None:
+        plot_quality(report, plot)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        _print_table(report_rows(report))
 
 
 @onnxgpt.command()
@@ -249,7 +296,7 @@ def verify(bundle: str, against: str | None, revision: str | None, as_json: bool
     report = None
     if against is not None:
         with progress_on_stderr() as progress, _needs_extra("export"):
-            from .export.parity import prove_parity
+            from .export import prove_parity
             from .models.checkpoint import open_checkpoint
 
             report = prove_parity(opened, open_checkpoint(against, revision=revision), progress=progress)
@@ -379,11 +426,12 @@ def bench(
 
 
 @contextmanager
-def _needs_extra(extra: str) -> Iterator[None]:
-    """Say what to install when a command's own libraries are missing."""
+def _needs_extra(extra: str, **extras: str) -> Iterator[None]:
+    """Say what to install when a command's own libraries are missing: `extra`, or another for some of them."""
     try:
         yield
     except ModuleNotFoundError as error:
+        needed = extras.get(str(error.name), extra)
         raise click.ClickException(
-            f"this command needs {error.name}, which is not installed: install onnxgpt[{extra}]"
+            f"this command needs {error.name}, which is not installed: install onnxgpt[{needed}]"
         ) from error

@@ -93,3 +93,17 @@ def session_options(command: Decorated) -> Decorated:
 def json_option(command: Decorated) -> Decorated:
     """`--json`: figures for programs."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(command)
+
+
+def comparing_options(command: Decorated) -> Decorated:
+    """`--plot`, `--tokens`, `--window`, `--stride`: how two models are compared on a text."""
+    count = {"type": click.IntRange(min=1), "metavar": "N"}
+    options = (
+        click.option("--plot", metavar="FILE.png", help="Draw layer errors, and KL along the text."),
+        click.option("--tokens", **count, help="Tokens of the text to read; otherwise 4096."),
+        click.option("--window", **count, help="Tokens read as one text; otherwise 512, or the context if shorter."),
+        click.option("--stride", **count, help="From one window's beginning to the next one's; otherwise the window."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
