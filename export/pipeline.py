@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .._version import __version__
+from ..graphs.writing import write_model
 from ..models.checkpoint import Checkpoint, build_gpt, open_checkpoint
 from ..runtime.bundle import GRAPH_FILE, Bundle, refuse_existing, seal, staged_output
 from ..runtime.errors import OptionError, ParityError
@@ -18,7 +19,6 @@ from .graph import ExportedGraph, export_graph
 from .matrices import describe_matrices
 from .operators import Operators
 from .parity import Progress, prove_parity
-from .writer import write_model
 
 _BUILT_DTYPES = ("float32",)
 _OPERATORS: tuple[Operators, ...] = ("fused", "standard")

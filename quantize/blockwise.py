@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ..graphs.editing import CONTRIB, add_initializer, replace
 from ..runtime.errors import QuantizationError
 from .blocks import BlockedMatrix
 from .layerwise import Changes, Record
 
-_CONTRIB = "com.microsoft"
 _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level: inputs rounded to 8 bits per block, integer products
 
 
@@ -28,17 +28,16 @@ def put_into_blocks(model: ir.Model, records: Sequence[Record], changes: Changes
             continue
         node = nodes[record["node"]]
         if record["role"] == "token_embedding":
-            _replace_lookup(graph, node, record["initializer"], matrix, changes.embedding_scale)
+            _replace_lookup(model, node, record["initializer"], matrix, changes.embedding_scale)
         else:
-            _replace_product(graph, node, record["initializer"], matrix)
-    model.opset_imports.setdefault(_CONTRIB, 1)
+            _replace_product(model, node, record["initializer"], matrix)
     for name in changes.matrices:
         if graph.initializers[name].uses():
             raise QuantizationError(f"{name} is still read in full precision: report it with the model's config")
         del graph.initializers[name]
 
 
-def _replace_product(graph: ir.Graph, node: ir.Node, name: str, matrix: BlockedMatrix) -> None:
+def _replace_product(model: ir.Model, node: ir.Node, name: str, matrix: BlockedMatrix) -> None:
     """x @ W, with its bias when the sum is a node of its own, by one MatMulNBits."""
     last, bias = node, None
     uses = list(node.outputs[0].uses())
@@ -46,7 +45,7 @@ def _replace_product(graph: ir.Graph, node: ir.Node, name: str, matrix: BlockedM
         other = uses[0].node.inputs[1 - uses[0].idx]
         if other is not None and other.is_initializer() and other.shape == ir.Shape([matrix.columns]):
             last, bias = uses[0].node, other
-    inputs = [node.inputs[0], _codes(graph, name, matrix), _scales(graph, name, matrix)]
+    inputs = [node.inputs[0], _codes(model, name, matrix), _scales(model, name, matrix)]
     product = ir.node(
         "MatMulNBits",
         inputs if bias is None else [*inputs, None, None, bias],
@@ -57,21 +56,20 @@ def _replace_product(graph: ir.Graph, node: ir.Node, name: str, matrix: BlockedM
             "block_size": matrix.format.block_size,
             "accuracy_level": _INT8_ACTIVATIONS,
         },
-        domain=_CONTRIB,
+        domain=CONTRIB,
         name=node.name,
     )
     old = [last] if last is node else [last, node]
-    ir.convenience.replace_nodes_and_values(graph, last, old, [product], [last.outputs[0]], [product.outputs[0]])
+    replace(model, old, [product], {last.outputs[0]: product.outputs[0]}, after=last)
 
 
 def _replace_lookup(
-    graph: ir.Graph, node: ir.Node, name: str, matrix: BlockedMatrix, scale: np.ndarray[Any, Any] | None
+    model: ir.Model, node: ir.Node, name: str, matrix: BlockedMatrix, scale: np.ndarray[Any, Any] | None
 ) -> None:
     """W[ids] by GatherBlockQuantized on the same codes, then the padding cut off and the smoothing undone."""
-    axis = _initializer(graph, f"{name}.scales_axis", np.array([2], np.int64))
-    scales = ir.node(
-        "Unsqueeze", [_scales(graph, name, matrix), axis]
-    )  # [rows, blocks, 1], as this operator wants them
+    axis = _initializer(model, f"{name}.scales_axis", np.array([2], np.int64))
+    # The operator wants the scales as [rows, blocks, 1].
+    scales = ir.node("Unsqueeze", [_scales(model, name, matrix), axis])
     ids = node.inputs[1]
     assert ids is not None
     attributes = {
@@ -82,37 +80,34 @@ def _replace_lookup(
     }
     gathered = ir.node(
         "GatherBlockQuantized",
-        [_codes(graph, name, matrix), ids, scales.outputs[0]],
+        [_codes(model, name, matrix), ids, scales.outputs[0]],
         attributes,
-        domain=_CONTRIB,
+        domain=CONTRIB,
         name=node.name,
     )  # [batch, sequence, blocks, block_size]
-    shape = _initializer(graph, f"{name}.row_shape", np.array([0, 0, -1], np.int64))
+    shape = _initializer(model, f"{name}.row_shape", np.array([0, 0, -1], np.int64))
     new = [scales, gathered, ir.node("Reshape", [gathered.outputs[0], shape])]
     if matrix.rows % matrix.format.block_size:
         zero, width, axis = (
-            _initializer(graph, f"{name}.row_{part}", np.array([number], np.int64))
+            _initializer(model, f"{name}.row_{part}", np.array([number], np.int64))
             for part, number in (("start", 0), ("stop", matrix.rows), ("axis", 2))
         )
         new.append(ir.node("Slice", [new[-1].outputs[0], zero, width, axis]))
     if scale is not None:
-        factor = _initializer(graph, f"{name}.row_scale", scale)
+        factor = _initializer(model, f"{name}.row_scale", scale)
         new.append(ir.node("Mul", [new[-1].outputs[0], factor]))
-    ir.convenience.replace_nodes_and_values(graph, node, [node], new, [node.outputs[0]], [new[-1].outputs[0]])
+    replace(model, [node], new, {node.outputs[0]: new[-1].outputs[0]}, after=node)
 
 
-def _codes(graph: ir.Graph, name: str, matrix: BlockedMatrix) -> ir.Value:
-    return _initializer(graph, f"{name}.codes", matrix.codes)
+def _codes(model: ir.Model, name: str, matrix: BlockedMatrix) -> ir.Value:
+    return _initializer(model, f"{name}.codes", matrix.codes)
 
 
-def _scales(graph: ir.Graph, name: str, matrix: BlockedMatrix) -> ir.Value:
-    return _initializer(graph, f"{name}.scales", matrix.scales)
+def _scales(model: ir.Model, name: str, matrix: BlockedMatrix) -> ir.Value:
+    return _initializer(model, f"{name}.scales", matrix.scales)
 
 
-def _initializer(graph: ir.Graph, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
+def _initializer(model: ir.Model, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
     """The initializer of that name, made on first use."""
-    if name not in graph.initializers:
-        tensor = ir.tensor(array, name=name)
-        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
-        graph.register_initializer(value)
-    return graph.initializers[name]
+    found = model.graph.initializers.get(name)
+    return add_initializer(model, name, ir.tensor(array, name=name)) if found is None else found

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from .._version import __version__
-from ..export.writer import write_model
+from ..graphs.writing import write_model
 from ..runtime.bundle import GRAPH_FILE, Bundle, refuse_existing, seal, staged_output
 from ..runtime.errors import QualityError, QuantizationError
 from ..runtime.manifest import MANIFEST_NAME, Manifest

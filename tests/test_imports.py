@@ -16,7 +16,7 @@ import onnxgpt
 PACKAGE = Path(onnxgpt.__file__).parent
 HEAVY = {"torch", "onnx", "onnxscript", "onnx_ir", "transformers", "safetensors", "gguf", "huggingface_hub"}
 RUNTIME_MAY_IMPORT = {"numpy", "onnxruntime", "tokenizers", "minijinja"}
-PARTS = ("models", "export", "runtime", "quantize", "cli")
+PARTS = ("models", "export", "graphs", "runtime", "quantize", "cli")
 
 
 def modules(part: str) -> list[Path]:
@@ -81,9 +81,16 @@ def test_models_uses_of_the_runtime_only_its_errors_and_formats() -> None:
         assert all(name.startswith("onnxgpt.runtime.errors") for name in of_runtime), (path, of_runtime)
 
 
-def test_export_uses_models_and_runtime_only() -> None:
+def test_export_uses_models_graphs_and_runtime_only() -> None:
     for path in modules("export"):
-        assert siblings_of(path) <= {"export", "models", "runtime"}, path
+        assert siblings_of(path) <= {"export", "graphs", "models", "runtime"}, path
+
+
+@pytest.mark.parametrize("part", ["graphs", "quantize"])
+def test_quantizing_knows_no_torch(part: str) -> None:
+    for path in modules(part):
+        assert siblings_of(path) <= {"graphs", "quantize", "runtime"}, path
+        assert outsiders_of(path) <= {"numpy", "onnx", "onnx_ir", "matplotlib"}, path
 
 
 @pytest.mark.parametrize("part", ["models/__init__", "models/catalog", "export/__init__", "export/passes", "__init__"])
@@ -94,7 +101,7 @@ def test_these_modules_load_no_torch(part: str) -> None:
 
 def test_nothing_imports_the_command_line() -> None:
     for path in PACKAGE.rglob("*.py"):
-        if path.relative_to(PACKAGE).parts[0] in ("models", "export", "runtime", "quantize"):
+        if path.relative_to(PACKAGE).parts[0] in ("models", "export", "graphs", "runtime", "quantize"):
             assert "cli" not in siblings_of(path), path
             assert "click" not in outsiders_of(path), path
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from .matching import add_initializer, integers, producer
+from ...graphs.editing import add_initializer, integers, producer
 
 NAME = "num_logits_to_keep"
 _END = 2**63 - 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from .matching import is_weight, only_used_once, producer, replace, scalar
+from ...graphs.editing import is_weight, only_used_once, producer, replace, scalar
 
 
 def fuse_rms_norm(model: ir.Model) -> bool:

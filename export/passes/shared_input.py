@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from .matching import add_initializer, integers, is_weight, only_used_once, output_width, replace
+from ...graphs.editing import add_initializer, integers, is_weight, only_used_once, output_width, replace
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from .matching import CONTRIB, only_used_once, other_input, producer, replace, scalar
+from ...graphs.editing import CONTRIB, only_used_once, other_input, producer, replace, scalar
 
 
 def fuse_silu(model: ir.Model) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from .matching import CONTRIB, is_weight, only_used_once, producer, replace
+from ...graphs.editing import CONTRIB, is_weight, only_used_once, producer, replace
 
 _FUSED = {
     "LayerNormalization": "SkipLayerNormalization",

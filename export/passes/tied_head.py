@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from .matching import CONTRIB, integers, producer, replace
+from ...graphs.editing import CONTRIB, integers, producer, replace
 
 
 def multiply_by_stored_embedding(model: ir.Model) -> bool:

@@ -1,4 +1,4 @@
-"""What the rewrites share: looking at a graph and putting something else into it."""
+"""What graph rewrites share: looking at a graph and putting something else into it."""
 
 from __future__ import annotations
 
