@@ -12,7 +12,6 @@ import pytest
 import torch
 import transformers
 
-import onnxgpt
 from onnxgpt.export import export_bundle
 from onnxgpt.models.catalog import pull
 from onnxgpt.runtime.bundle import Bundle
@@ -80,7 +79,7 @@ def test_a_bundle_gives_the_logits_and_the_text_of_transformers(
 
 
 def test_the_fairytale_model_gives_the_logits_and_the_text_of_transformers(tmp_path: Path) -> None:
-    checkpoint = Path(onnxgpt.__file__).parent / "models" / "fairytale" / "checkpoint"
+    checkpoint = Path(__file__).parents[2] / "models" / "fairytale" / "checkpoint"
     bundle = export_bundle(checkpoint, tmp_path / "bundle")
     assert_same_model(bundle, transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32))
 
