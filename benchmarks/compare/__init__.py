@@ -1,0 +1,1 @@
+"""onnxgpt beside other runtimes, on the same weights: see benchmarks/README.md."""
