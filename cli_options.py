@@ -97,7 +97,7 @@ def json_option(command: Decorated) -> Decorated:
 
 def comparing_options(command: Decorated) -> Decorated:
     """`--plot`, `--tokens`, `--window`, `--stride`: how two models are compared on a text."""
-    count = {"type": click.IntRange(min=1), "metavar": "N"}
+    count: dict[str, Any] = {"type": click.IntRange(min=1), "metavar": "N"}
     options = (
         click.option("--plot", metavar="FILE.png", help="Draw layer errors, and KL along the text."),
         click.option("--tokens", **count, help="Tokens of the text to read; otherwise 4096."),
