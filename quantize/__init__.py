@@ -30,7 +30,7 @@ def quantize_bundle(
     Args:
         source: a float32 bundle's directory.
         out: the new bundle's directory, which is written whole or not at all.
-        recipe: `int8` or `int4`; see `onnxgpt.quantize.recipe`.
+        recipe: `int8`, `int4`, `int8-dynamic` or `int8-static`; see `onnxgpt.quantize.recipe`.
         calibration: a UTF-8 text like those the model will read; None: one in the package.
         evaluation: a UTF-8 text to judge by, which calibration must not have seen; None: one in the package.
         force: replace an existing bundle.
@@ -56,7 +56,7 @@ def quantize_bundle(
     chosen = recipe_named(recipe, **fields)
     refuse_existing(out, force=force)
     bundle = Bundle.open(source)
-    refuse_unfit(bundle)
+    refuse_unfit(bundle, chosen)
     judged_by = EvaluationText.packaged("evaluation") if evaluation is None else EvaluationText.read(evaluation)
     read = EvaluationText.packaged("calibration") if calibration is None else EvaluationText.read(calibration)
 

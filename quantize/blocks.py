@@ -47,6 +47,14 @@ class BlockFormat:
         """Bytes of codes and scales of a matrix [rows, columns]."""
         return columns * self.block_count(rows) * (self.block_size * self.bits // 8 + 4)
 
+    def round_weights(self, weights: Weights) -> Weights:
+        """The weights [rows, columns] that the kernels compute with when each is rounded to its nearest code."""
+        return unpack(quantize_nearest(weights, self))
+
+    def round_inputs(self, values: Weights) -> Weights:
+        """The input [rows, width] that the kernels compute with."""
+        return round_activations(values, self.block_size)
+
 
 @dataclass(frozen=True)
 class BlockedMatrix:

@@ -16,7 +16,7 @@ from .layerwise import Changes, Record
 _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level: inputs rounded to 8 bits per block, integer products
 
 
-def put_into_blocks(model: ir.Model, records: Sequence[Record], changes: Changes) -> None:
+def put_into_blocks(model: ir.Model, records: Sequence[Record], changes: Changes[BlockedMatrix]) -> None:
     """Rewrite the graph by what the quantizer found. Initializers that nobody reads any more are removed."""
     graph = model.graph
     nodes = {node.name: node for node in graph}

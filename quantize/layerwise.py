@@ -4,39 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 import onnx_ir as ir
 
 from ..runtime.errors import QuantizationError
-from .blocks import BlockedMatrix, Weights, quantize_nearest
+from .blocks import Weights
 from .calibration import InputStatistics
-from .gptq import quantize_compensated
-from .recipe import QuantRecipe
+from .recipe import Matrix, QuantRecipe
 from .smoothing import Sharing, choose_scale
 
 Record = Mapping[str, Any]  # of one matrix, from the bundle's manifest
 
 
 @dataclass
-class Changes:
-    """What quantization puts in place of initializers: blocks for matrices, new values for norms and biases."""
+class Changes(Generic[Matrix]):
+    """What quantization puts in place of initializers: a recipe's matrices, new values for norms and biases."""
 
-    matrices: dict[str, BlockedMatrix] = field(default_factory=dict)
+    matrices: dict[str, Matrix] = field(default_factory=dict)
     vectors: dict[str, Weights] = field(default_factory=dict)
     embedding_scale: Weights | None = None  # [hidden]: a tied embedding's rows come out multiplied by it
 
 
-class LayerQuantizer:
+class LayerQuantizer(Generic[Matrix]):
     """Quantizes groups of matrices that smoothing ties together: those of one layer, or the head."""
 
-    def __init__(self, graph: ir.Graph, recipe: QuantRecipe, architecture: Mapping[str, Any]):
+    def __init__(self, graph: ir.Graph, recipe: QuantRecipe[Matrix], architecture: Mapping[str, Any]):
         self._graph = graph
         self._recipe = recipe
         heads, kv_heads = int(architecture["num_heads"]), int(architecture["num_kv_heads"])
         self._value_sharing: Sharing = (kv_heads, heads // kv_heads, int(architecture["head_size"]))
-        self.changes = Changes()
+        self.changes: Changes[Matrix] = Changes()
 
     def quantize(self, records: Sequence[Record], statistics: Mapping[str, InputStatistics]) -> Iterator[str]:
         """Fill `changes` for some matrices; gives the name of each when it is done.
@@ -51,12 +50,8 @@ class LayerQuantizer:
             for record in records:
                 self._smooth(record, by_name, weights, found)
         for record in records:
-            name, form = record["initializer"], self._recipe.format_of(record["role"])
-            matrix = weights.pop(name)
-            if self._recipe.method == "gptq" and name in found:
-                self.changes.matrices[name] = quantize_compensated(matrix, found[name].second_moments, form)
-            else:
-                self.changes.matrices[name] = quantize_nearest(matrix, form)
+            name = record["initializer"]
+            self.changes.matrices[name] = self._recipe.quantize(weights.pop(name), record["role"], found.get(name))
             yield name
 
     def _matrix(self, record: Record) -> Weights:

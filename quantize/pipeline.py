@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -19,9 +20,17 @@ from ..runtime.errors import QualityError, QuantizationError
 from ..runtime.manifest import MANIFEST_NAME, Manifest
 from .blockwise import put_into_blocks
 from .calibration import record_inputs
+from .dynamic import multiply_integers
 from .layerwise import Changes, LayerQuantizer, Record
-from .recipe import QuantRecipe
+from .recipe import Kind, QuantRecipe
 from .segments import SegmentedReading
+from .static import quantize_around_products
+
+_REWRITES: dict[Kind, Callable[[ir.Model, Sequence[Record], Changes[Any]], None]] = {
+    "blocks": put_into_blocks,
+    "dynamic": multiply_integers,
+    "static": quantize_around_products,
+}
 
 Progress = Callable[[str, float | None], None]
 _MOMENTS_AT_ONCE = 64 << 20  # bytes of second moments in memory; further layers wait for the next segment
@@ -30,7 +39,7 @@ _MOMENTS_AT_ONCE = 64 << 20  # bytes of second moments in memory; further layers
 def quantize_to(
     bundle: Bundle,
     out: str | os.PathLike[str],
-    recipe: QuantRecipe,
+    recipe: QuantRecipe[Any],
     windows: Sequence[NDArray[np.int64]],
     *,
     judge: Callable[[Bundle], tuple[dict[str, object], float]],
@@ -46,7 +55,7 @@ def quantize_to(
         judge: the report and the mean KL divergence of a candidate.
     """
     refuse_existing(out, force=force)
-    refuse_unfit(bundle)
+    refuse_unfit(bundle, recipe)
     with staged_output(out, force=force) as directory:
         _write_quantized(bundle, directory, recipe, windows, threads, progress)
         _copy_rest(bundle, directory)
@@ -62,25 +71,26 @@ def quantize_to(
     return Bundle.open(out)
 
 
-def refuse_unfit(bundle: Bundle) -> None:
-    """Raise QuantizationError for a bundle that is quantized already, or whose operators a block recipe can't use."""
+def refuse_unfit(bundle: Bundle, recipe: QuantRecipe[Any]) -> None:
+    """Raise QuantizationError for a bundle that is quantized already, or whose operators the recipe can't use."""
     manifest = bundle.manifest
     if manifest.quantization is not None:
         raise QuantizationError(
             f"{bundle.directory} is quantized already ({manifest.quantization.get('name')}): "
             "quantize its full-precision bundle instead"
         )
-    if manifest.graph.operators != "fused":
+    if manifest.graph.operators != recipe.operators:
+        location = manifest.source.get("location") or "SOURCE"
         raise QuantizationError(
-            f"{bundle.directory} has {manifest.graph.operators} operators, blocks are read by ONNX Runtime's own: "
-            "export with --operators fused, or use the recipe int8-dynamic"
+            f"{bundle.directory} has {manifest.graph.operators} operators, {recipe.name} takes {recipe.operators}: "
+            f"make such a bundle with onnxgpt export {location} --operators {recipe.operators} --out DIR"
         )
 
 
 def _write_quantized(
     bundle: Bundle,
     directory: Path,
-    recipe: QuantRecipe,
+    recipe: QuantRecipe[Any],
     windows: Sequence[NDArray[np.int64]],
     threads: int | None,
     progress: Progress | None,
@@ -88,7 +98,7 @@ def _write_quantized(
     model = ir.load(bundle.graph_path)
     records = [record for record in bundle.manifest.matrices if record["role"] != "position_embedding"]
     changes = _quantize_all(model, bundle, records, recipe, windows, threads, progress)
-    put_into_blocks(model, records, changes)
+    _REWRITES[recipe.kind](model, records, changes)
     if progress is not None:
         progress("writing the weights", None)
     write_model(model, directory)
@@ -98,11 +108,11 @@ def _quantize_all(
     model: ir.Model,
     bundle: Bundle,
     records: Sequence[Record],
-    recipe: QuantRecipe,
+    recipe: QuantRecipe[Any],
     windows: Sequence[NDArray[np.int64]],
     threads: int | None,
     progress: Progress | None,
-) -> Changes:
+) -> Changes[Any]:
     quantizer = LayerQuantizer(model.graph, recipe, bundle.manifest.architecture)
     reading = SegmentedReading(model, bundle.directory, windows, threads)
     done = 0
@@ -169,7 +179,7 @@ def _copy_rest(bundle: Bundle, directory: Path) -> None:
             shutil.copyfile(bundle.directory / name, directory / name)
 
 
-def _manifest(bundle: Bundle, recipe: QuantRecipe) -> Manifest:
+def _manifest(bundle: Bundle, recipe: QuantRecipe[Any]) -> Manifest:
     manifest = bundle.manifest
     return replace(
         manifest,

@@ -3,38 +3,80 @@
 from __future__ import annotations
 
 import difflib
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from ..runtime.errors import OptionError
-from .blocks import BlockFormat
+from .blocks import BlockedMatrix, BlockFormat, Weights, quantize_nearest
+from .columns import ColumnFormat, ColumnMatrix
+from .gptq import quantize_compensated
 
+if TYPE_CHECKING:
+    from .calibration import InputStatistics
+    from .smoothing import Rounding
+
+Matrix = TypeVar("Matrix")  # what a recipe makes of a matrix
+Kind = Literal["blocks", "dynamic", "static"]
 Method = Literal["gptq", "nearest"]
 ROLES = ("qkv", "attention_output", "gate_up", "up", "down", "head")  # a tied embedding goes with the head
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantRecipe:
+class QuantRecipe(ABC, Generic[Matrix]):
+    """What the pipeline asks of a recipe, whatever it makes of matrices.
+
+    Raises:
+        OptionError: a value that makes no sense.
+    """
+
+    name: str
+    description: str
+    kind: ClassVar[Kind]  # how the graph is rewritten
+    operators: ClassVar[str]  # the operator set of the bundles that it takes
+    smooth: bool = True  # move the activations' outliers into the weights
+    max_kl: float  # the most mean KL divergence from full precision, in nats
+
+    def __post_init__(self) -> None:
+        if not self.max_kl > 0:
+            raise OptionError(f"max_kl is {self.max_kl}: expected a number above 0")
+
+    @abstractmethod
+    def format_of(self, role: str) -> Rounding:
+        """How a matrix of this role in the manifest, and its input, are rounded."""
+
+    @abstractmethod
+    def quantize(self, weights: Weights, role: str, statistics: InputStatistics | None) -> Matrix:
+        """A matrix [in, out] of this role as the graph will hold it.
+
+        Args:
+            statistics: of the matrix's input; None for an embedding, which has none.
+        """
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain data, for the manifest."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockRecipe(QuantRecipe[BlockedMatrix]):
     """How a bundle's matrices are put into blocks.
 
     Raises:
         OptionError: a value that no kernel serves.
     """
 
-    name: str
-    description: str
+    kind = "blocks"
+    operators = "fused"
     layers: BlockFormat  # of the matrices inside of the blocks
     down: BlockFormat  # of the MLP's last matrix, whose inputs have the widest range
     head: BlockFormat  # of the head, and of the embedding when the two are one
     method: Method = "gptq"
-    smooth: bool = True  # move the activations' outliers into the weights
-    max_kl: float  # the most mean KL divergence from full precision, in nats
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.method not in ("gptq", "nearest"):
             raise OptionError(f"method is {self.method!r}: expected gptq or nearest")
-        if not self.max_kl > 0:
-            raise OptionError(f"max_kl is {self.max_kl}: expected a number above 0")
 
     def format_of(self, role: str) -> BlockFormat:
         """The blocks of a matrix by its role in the manifest."""
@@ -42,17 +84,51 @@ class QuantRecipe:
             return self.head
         return self.down if role == "down" else self.layers
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain data, for the manifest."""
-        return asdict(self)
+    def quantize(self, weights: Weights, role: str, statistics: InputStatistics | None) -> BlockedMatrix:
+        """Blocks whose errors are made good where calibration tells how."""
+        form = self.format_of(role)
+        if self.method == "gptq" and statistics is not None:
+            return quantize_compensated(weights, statistics.second_moments, form)
+        return quantize_nearest(weights, form)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainRecipe(QuantRecipe[ColumnMatrix]):
+    """8-bit weights by output channel and 8-bit inputs, in the ONNX domain's own operators."""
+
+    operators = "standard"
+    by_row: tuple[str, ...] = ()  # roles of the matrices whose input is scaled row by row before it is rounded
+
+    def format_of(self, role: str) -> ColumnFormat:
+        """How a matrix of this role, and its input, are rounded."""
+        return ColumnFormat(by_row=role in self.by_row)
+
+    def quantize(self, weights: Weights, role: str, statistics: InputStatistics | None) -> ColumnMatrix:
+        """Codes by column, and the input's range where the recipe is static."""
+        return self.format_of(role).quantize(weights, statistics, fixed_range=self.kind == "static")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicRecipe(PlainRecipe):
+    """Inputs are rounded by the range that they have."""
+
+    kind = "dynamic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticRecipe(PlainRecipe):
+    """Inputs are rounded by a range that calibration found."""
+
+    kind = "static"
 
 
 _INT8 = BlockFormat(8, 128)
+_EVERY_PRODUCT = ("qkv", "attention_output", "gate_up", "up", "down", "head")
 
-RECIPES = {
+RECIPES: dict[str, QuantRecipe[Any]] = {
     recipe.name: recipe
     for recipe in (
-        QuantRecipe(
+        BlockRecipe(
             name="int8",
             description="8-bit weights, 8-bit arithmetic: a quarter of the size with hardly a loss.",
             layers=_INT8,
@@ -60,7 +136,7 @@ RECIPES = {
             head=_INT8,
             max_kl=0.01,
         ),
-        QuantRecipe(
+        BlockRecipe(
             name="int4",
             description="4-bit weights in the blocks, 8-bit head: the smallest and fastest.",
             layers=BlockFormat(4, 32),
@@ -68,11 +144,22 @@ RECIPES = {
             head=_INT8,
             max_kl=0.10,
         ),
+        DynamicRecipe(
+            name="int8-dynamic",
+            description="8-bit products of the ONNX domain alone, inputs rounded as they come: for any ONNX backend.",
+            by_row=_EVERY_PRODUCT,
+            max_kl=0.10,
+        ),
+        StaticRecipe(
+            name="int8-static",
+            description="8-bit products between QuantizeLinear and DequantizeLinear, ranges from a text: accelerators.",
+            max_kl=0.10,
+        ),
     )
 }
 
 
-def recipe_named(name: str, **changes: Any) -> QuantRecipe:
+def recipe_named(name: str, **changes: Any) -> QuantRecipe[Any]:
     """A recipe by its name, with fields changed.
 
     Raises:

@@ -7,11 +7,12 @@ SmoothQuant). The division costs nothing where the norm, or the columns of the m
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .blocks import BlockFormat, Weights, quantize_nearest, round_activations, unpack
+from .blocks import Weights
 from .calibration import InputStatistics
 
 _COLUMNS_TO_JUDGE = 1024  # of a wide matrix: enough to rank scales by
@@ -22,15 +23,27 @@ _BALANCES = (0.5, 0.65, 0.8)
 Sharing = tuple[int, int, int]  # rows as [outer, shared, inner]: those that differ in the middle have one scale
 
 
+class Rounding(Protocol):
+    """What a product's weights [rows, columns] and its input [tokens, rows] become before they are multiplied."""
+
+    def round_weights(self, weights: Weights) -> Weights:
+        """The weights as the product is made with them."""
+        ...
+
+    def round_inputs(self, values: Weights) -> Weights:
+        """The input as the product is made with it."""
+        ...
+
+
 def choose_scale(
-    weights: Weights, statistics: InputStatistics, form: BlockFormat, sharing: Sharing | None = None
+    weights: Weights, statistics: InputStatistics, form: Rounding, sharing: Sharing | None = None
 ) -> Weights:
     """The scale [rows] under which rounding weights and activations costs the product the least.
 
     Args:
         weights: [rows, columns].
         statistics: of the matrix's input.
-        form: the blocks that weights and activations will be rounded in.
+        form: how weights and activations will be rounded.
         sharing: which rows must have one scale, as the query heads that read one value head must; None: every row
             its own.
     """
@@ -71,6 +84,6 @@ def _share(scale: Weights, sharing: Sharing | None) -> Weights:
     return np.broadcast_to(np.exp(means), sharing).reshape(-1).astype(np.float32)
 
 
-def _rounding_error(weights: Weights, samples: Weights, exact: NDArray[np.float32], form: BlockFormat) -> float:
-    rounded = round_activations(samples, form.block_size) @ unpack(quantize_nearest(weights, form))
+def _rounding_error(weights: Weights, samples: Weights, exact: NDArray[np.float32], form: Rounding) -> float:
+    rounded = form.round_inputs(samples) @ form.round_weights(weights)
     return float(np.square(rounded - exact).sum(dtype=np.float64))
