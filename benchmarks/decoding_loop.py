@@ -59,7 +59,7 @@ def bare_loop(session: Any, spec: GraphSpec, prompt: list[int], new_tokens: int)
         heads, size = spec.layout.layers[index // 2]
         bind(past, np.zeros((1, heads, capacity, size), spec.layout.dtype), output=present)
     ones = np.ones((1, capacity), np.int64)
-    logits = np.empty((1, 1, spec.vocab_size), spec.layout.dtype)
+    logits = np.empty((1, 1, spec.vocab_size), spec.logits_dtype)
     bind("num_logits_to_keep", np.array([1], np.int64))
     bind("", logits, output="logits")
     bind("input_ids", np.array([prompt], np.int64))

@@ -23,7 +23,11 @@ _GRANULE = 64  # tokens; capacities are multiples of it
 
 @dataclass(frozen=True)
 class CacheLayout:
-    """Shapes of a cache: per layer (kv_heads, head_size), and the element type."""
+    """Shapes of a cache: per layer (kv_heads, head_size), and the element type.
+
+    With int8, the graph multiplies by scales of its own; with uint8 two values of 4 bits share an element, and
+    `head_size` counts elements.
+    """
 
     layers: tuple[tuple[int, int], ...]
     dtype: np.dtype[Any]

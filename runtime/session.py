@@ -22,7 +22,12 @@ from .providers import choose_provider
 _logger = logging.getLogger("onnxgpt")
 _TELEMETRY_SWITCH = "ORT_DISABLE_TELEMETRY"
 _WEIGHTS_DIRECTORY_KEY = "session.model_external_initializers_file_folder_path"
-_NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_FLOAT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_CACHE_TYPES = {
+    **_FLOAT_TYPES,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+}  # whole numbers: scales in the graph
 _PAST_NAME = re.compile(r"past_key_values\.(\d+)\.(key|value)")
 
 
@@ -60,6 +65,7 @@ class GraphSpec:
     present_names: tuple[str, ...]
     vocab_size: int
     has_logits_to_keep: bool
+    logits_dtype: np.dtype[Any]  # the cache's own may be smaller
 
 
 class Session:
@@ -177,7 +183,7 @@ class Session:
         kept = ids.shape[1] if keep == 0 or not self.spec.has_logits_to_keep else min(keep, ids.shape[1])
         binding = self._session.io_binding()
         held = _bind_cache(binding, self.spec, cache)
-        logits = np.empty((cache.batch, kept, self.spec.vocab_size), self.spec.layout.dtype)
+        logits = np.empty((cache.batch, kept, self.spec.vocab_size), self.spec.logits_dtype)
         held += [
             _bind_input(binding, "input_ids", np.ascontiguousarray(ids)),
             _bind_input(binding, "attention_mask", _mask(cache.lengths + ids.shape[1], total)),
@@ -223,7 +229,7 @@ class _Lane:
         self._session = session
         self._binding = session.io_binding()
         self._ids = np.empty((cache.batch, 1), np.int64)
-        self._logits = np.empty((cache.batch, 1, spec.vocab_size), spec.layout.dtype)
+        self._logits = np.empty((cache.batch, 1, spec.vocab_size), spec.logits_dtype)
         self._ones = np.ones(cache.capacity, np.int64)
         self._held = _bind_cache(self._binding, spec, cache)
         self._held.append(_bind_input(self._binding, "input_ids", self._ids))
@@ -274,15 +280,22 @@ def read_spec(session: Any) -> GraphSpec:
             "export the model again"
         )
     keys = [inputs[name] for _, kind, name in pasts if kind == "key"]
-    if keys[0].type not in _NUMPY_TYPES:
-        raise BundleError(f"the graph's cache is {keys[0].type}: expected float or float16")
+    if keys[0].type not in _CACHE_TYPES:
+        raise BundleError(f"the graph's cache is {keys[0].type}: expected one of {', '.join(_CACHE_TYPES)}")
+    mixed = sorted({inputs[name].type for _, _, name in pasts})
+    if len(mixed) > 1:
+        raise BundleError(f"the graph's caches are {' and '.join(mixed)}: expected one type; export the model again")
+    logits_type = outputs["logits"].type
+    if logits_type not in _FLOAT_TYPES:
+        raise BundleError(f"the graph's logits are {logits_type}: expected one of {', '.join(_FLOAT_TYPES)}")
     layers = tuple((int(key.shape[1]), int(key.shape[3])) for key in keys)
     return GraphSpec(
-        layout=CacheLayout(layers, np.dtype(_NUMPY_TYPES[keys[0].type])),
+        layout=CacheLayout(layers, np.dtype(_CACHE_TYPES[keys[0].type])),
         past_names=tuple(name for _, _, name in pasts),
         present_names=presents,
         vocab_size=int(outputs["logits"].shape[2]),
         has_logits_to_keep="num_logits_to_keep" in inputs or "num_logits_to_keep" in overridable,
+        logits_dtype=np.dtype(_FLOAT_TYPES[logits_type]),
     )
 
 
