@@ -21,7 +21,14 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from bandwidth.graph_bytes import PRODUCTS, step_bytes  # noqa: E402  # only now is the package found
-from bandwidth.native import ReadTest  # noqa: E402
+from bandwidth.native import BandwidthError, ReadTest  # noqa: E402
+
+
+def measure_bandwidth(threads: int, rounds: int) -> dict[str, Any]:
+    """The test alone; bytes per second."""
+    with ReadTest() as test:
+        found = test.run(threads, passes=5 * rounds)
+    return {"threads": threads, "instructions": found.instructions, "best": found.best, "median": found.typical}
 
 
 def measure(name: str, threads: int, rounds: int, prompt_tokens: int, steps: int) -> dict[str, Any]:
@@ -85,17 +92,13 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--steps", type=int, default=64)
     options = parser.parse_args()
-    if options.bundle is None:
-        with ReadTest() as test:
-            found = test.run(options.threads, passes=5 * options.rounds)
-        result = {
-            "threads": options.threads,
-            "instructions": found.instructions,
-            "best": found.best,
-            "median": found.typical,
-        }
-    else:
-        result = measure(options.bundle, options.threads, options.rounds, options.prompt_tokens, options.steps)
+    try:
+        if options.bundle is None:
+            result = measure_bandwidth(options.threads, options.rounds)
+        else:
+            result = measure(options.bundle, options.threads, options.rounds, options.prompt_tokens, options.steps)
+    except BandwidthError as error:
+        raise SystemExit(f"bandwidth: {error}") from error
     print(json.dumps(result, indent=1))
 
 

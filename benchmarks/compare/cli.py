@@ -163,7 +163,7 @@ def _add_run_options(add: Callable[..., Any]) -> None:
     add("--threads", type=int, default=2)
     add("--rounds", type=int, default=5, help="of the speed measurements; 0: none")
     add("--load-rounds", type=int, default=3)
-    add("--limit-seconds", type=float, default=2.0, help="decoding stops after so long, done or not")
+    add("--limit-seconds", type=float, default=1.5, help="decoding stops after so long, done or not")
     add("--seed", type=int, default=0, help="of the order and the prompts")
     add("--text", type=Text.parse, action="append", metavar="FILE[@CHARACTER]", help=text)
     add("--text-tokens", type=int, default=4096, help="of each text; 0: no quality")

@@ -108,7 +108,7 @@ def _prepare_peer(peer: Peer, workspace: Workspace) -> Contestant:
         runtime=peer.runtime,
         model=model.absolute(),
         python=environment.python.absolute(),
-        variables=clean_variables() | {"HF_HUB_OFFLINE": "1"},
+        variables=clean_variables(),
         weight_bytes=file_bytes(peer.weights(model)),
         versions=environment.versions(peer.reported),
     )

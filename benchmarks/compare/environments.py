@@ -97,8 +97,12 @@ class Environment:
 
 
 def clean_variables() -> dict[str, str]:
-    """This process's variables without those that would let its packages into another environment."""
-    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    """This process's variables without those that would let its packages into another environment.
+
+    Everything a peer needs is on this machine: those that would ask a model hub or send telemetry are told not to.
+    """
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    return kept | {"HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"}
 
 
 def distribution_of(requirement: str) -> str:

@@ -6,10 +6,12 @@ Runs where onnxgpt's [export] extra is installed; peers convert from what is wri
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import gguf
     import torch
 
     from onnxgpt.models.checkpoint import Checkpoint
@@ -33,19 +35,72 @@ def write_hugging_face(checkpoint: Checkpoint, directory: Path) -> None:
 
 def stored_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """The weights under the names and in the shapes of the family's class in transformers."""
-    import torch
-
     from onnxgpt.models.families import family_of
     from onnxgpt.models.weight_rules import AS_STORED, OUT_IN
 
     family = family_of(json.loads(checkpoint.files["config.json"]), "config.json")
     tensors = {}
     for rule in family.weight_rules(checkpoint.config):
-        joined = torch.cat([checkpoint.weights[target] for target in rule.targets], dim=-1)
+        joined = side_by_side(checkpoint, rule.targets)
         if rule.layout not in (AS_STORED, OUT_IN):
             raise ValueError(f"{rule.source} has a layout that can't be written back: expected as stored or [out, in]")
         tensors[rule.source] = (joined.transpose(0, -1) if rule.layout is OUT_IN else joined).contiguous()
     return tensors
+
+
+def write_checkpoint_as_gguf(checkpoint: Checkpoint, target: Path) -> None:
+    """Write a checkpoint that is no GGUF file as one, float32 and without its tokenizer: token ids are all that counts.
+
+    Raises:
+        ValueError: GGUF has no form of this family that is known here.
+    """
+    import gguf
+
+    from onnxgpt.models.families import family_of
+    from onnxgpt.models.gguf_file import _rules
+    from onnxgpt.models.weight_rules import AS_STORED, canonical_shapes
+
+    config = checkpoint.config
+    dialect = family_of(json.loads(checkpoint.files["config.json"]), "config.json").gguf
+    if dialect is None:
+        raise ValueError(f"how GGUF writes {config.family} is not known here")
+    writer = gguf.GGUFWriter(target, dialect.architecture)
+    writer.add_context_length(config.context_length)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_heads)
+    writer.add_head_count_kv(config.num_kv_heads)
+    add_epsilon = writer.add_layer_norm_rms_eps if config.norm == "rmsnorm" else writer.add_layer_norm_eps
+    add_epsilon(config.norm_epsilon)
+    if config.position == "rotary":
+        writer.add_rope_freq_base(config.rotary_theta)
+        writer.add_rope_dimension_count(config.rotary_width)
+        writer.add_key_length(config.head_size)
+        writer.add_value_length(config.head_size)
+    writer.add_tokenizer_model("no_vocab")
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    for rule in _rules(dialect, config, canonical_shapes(config)):
+        joined = side_by_side(checkpoint, rule.targets)
+        values = joined if rule.layout is AS_STORED else joined.transpose(0, -1)
+        if dialect.regrouped_rotary and rule.source.endswith(("attn_q.weight", "attn_k.weight")):
+            values = _grouped_in_pairs(values, config.head_size)
+        writer.add_tensor(rule.source, values.contiguous().numpy())
+    _finish(writer)
+
+
+def _grouped_in_pairs(rows: torch.Tensor, head_size: int) -> torch.Tensor:
+    """llama.cpp's order of query and key rows [out, in]: the pairs (i, i + n/2) of a head next to each other."""
+    halves = rows.reshape(-1, 2, head_size // 2, rows.shape[-1])  # [heads, halves, pairs, in]
+    return halves.transpose(1, 2).reshape(rows.shape)
+
+
+def side_by_side(checkpoint: Checkpoint, names: Sequence[str]) -> torch.Tensor:
+    """Canonical tensors side by side in the last dimension."""
+    import torch
+
+    return torch.cat([checkpoint.weights[name] for name in names], dim=-1)
 
 
 def write_gguf(source: Path, target: Path) -> None:
@@ -66,6 +121,10 @@ def write_gguf(source: Path, target: Path) -> None:
         values = gguf.dequantize(tensor.data, tensor.tensor_type)
         shape = tuple(int(size) for size in reversed(tensor.shape))
         writer.add_tensor(tensor.name, values.astype("float32").reshape(shape))
+    _finish(writer)
+
+
+def _finish(writer: gguf.GGUFWriter) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -37,21 +37,25 @@ class Workspace:
         return self.made("hugging-face", write)
 
     def gguf(self) -> Path:
-        """The checkpoint as a float32 GGUF file.
+        """The checkpoint as a float32 GGUF file; one that is no GGUF file itself comes without a tokenizer.
 
         Raises:
-            UnavailableError: the checkpoint is not a GGUF file itself.
+            UnavailableError: how GGUF writes a checkpoint of its family is not known.
         """
         path = self.gguf_source()
-        if path is None:
-            raise UnavailableError(
-                f"{self.source} is no GGUF file, and only its own tools make one of other checkpoints"
-            )
 
         def write(target: Path) -> None:
-            from .weights import write_gguf
+            from onnxgpt.models.checkpoint import open_checkpoint
 
-            write_gguf(path, target)
+            from .weights import write_checkpoint_as_gguf, write_gguf
+
+            if path is not None:
+                write_gguf(path, target)
+                return
+            try:
+                write_checkpoint_as_gguf(open_checkpoint(self.source), target)
+            except ValueError as error:
+                raise UnavailableError(str(error)) from error
 
         return self.made("float32.gguf", write)
 
