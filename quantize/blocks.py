@@ -1,12 +1,15 @@
 """How weights are packed into blocks: the layout that ONNX Runtime's MatMulNBits and GatherBlockQuantized read.
 
 A matrix [in, out] is cut along `in` into blocks of `block_size` weights, padded with zeros at the end. Each block of
-each column has one float32 scale; a weight is (code - 2 ** (bits - 1)) * scale, with codes of 8 or 4 bits.
+each column has one float32 scale and one zero; a weight is (code - zero) * scale, with codes of 8 or 4 bits. In
+symmetric blocks the zero is 2 ** (bits - 1) and not stored.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +17,13 @@ from numpy.typing import NDArray
 from ..runtime.errors import OptionError
 
 Weights = NDArray[np.float32]
+_PARTS_OF_RANGE = tuple(np.float32(part) for part in (1.0, 0.95, 0.9, 0.85, 0.8))
 _BLOCK_SIZES = (16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True)
 class BlockFormat:
-    """Bits per weight and weights per block.
+    """Bits per weight, weights per block, and whether a block's range is centred on zero.
 
     Raises:
         OptionError: no kernel reads such blocks.
@@ -27,6 +31,7 @@ class BlockFormat:
 
     bits: int
     block_size: int
+    symmetric: bool = True
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
@@ -36,7 +41,7 @@ class BlockFormat:
 
     @property
     def zero(self) -> int:
-        """The code of the weight 0."""
+        """The code of the weight 0 in symmetric blocks."""
         return int(2 ** (self.bits - 1))
 
     def block_count(self, length: int) -> int:
@@ -44,8 +49,9 @@ class BlockFormat:
         return -(-length // self.block_size)
 
     def byte_count(self, rows: int, columns: int) -> int:
-        """Bytes of codes and scales of a matrix [rows, columns]."""
-        return columns * self.block_count(rows) * (self.block_size * self.bits // 8 + 4)
+        """Bytes of codes, scales and zeros of a matrix [rows, columns]."""
+        zero = 0 if self.symmetric else self.bits / 8
+        return int(columns * self.block_count(rows) * (self.block_size * self.bits / 8 + 4 + zero))
 
     def round_weights(self, weights: Weights) -> Weights:
         """The weights [rows, columns] that the kernels compute with when each is rounded to its nearest code."""
@@ -58,10 +64,11 @@ class BlockFormat:
 
 @dataclass(frozen=True)
 class BlockedMatrix:
-    """A matrix [rows, columns] in blocks: codes uint8 [columns, blocks, bytes], scales float32 [columns, blocks]."""
+    """A matrix [rows, columns] in blocks."""
 
-    codes: NDArray[np.uint8]
-    scales: Weights
+    codes: NDArray[np.uint8]  # [columns, blocks, bytes]
+    scales: Weights  # [columns, blocks]
+    zeros: NDArray[np.uint8] | None  # [columns, bytes], packed as the codes are; None in symmetric blocks
     format: BlockFormat
     rows: int
 
@@ -71,54 +78,130 @@ class BlockedMatrix:
         return int(self.codes.shape[0])
 
 
-def block_scales(weights: Weights, form: BlockFormat) -> Weights:
-    """The scale of each column of one block [block rows, columns]: the largest weight takes the lowest code.
+@dataclass(frozen=True)
+class BlockGrid:
+    """What the codes of one block mean: scales and zeros float32 [columns]."""
 
-    The lowest code is one step further from zero than the highest, so the extreme weight decides the scale's sign.
-    A block of zeros has scale 1.
+    scales: Weights
+    zeros: Weights
+
+    def codes(self, weights: Weights, form: BlockFormat) -> NDArray[np.uint8]:
+        """The codes nearest to weights [..., columns]."""
+        steps = np.rint(weights / self.scales) + self.zeros
+        codes: NDArray[np.uint8] = np.clip(steps, 0, 2**form.bits - 1).astype(np.uint8)
+        return codes
+
+    def weights(self, codes: NDArray[np.uint8]) -> Weights:
+        """The weights that codes [..., columns] stand for."""
+        found: Weights = (codes.astype(np.float32) - self.zeros) * self.scales
+        return found
+
+
+def choose_grid(weights: Weights, form: BlockFormat) -> BlockGrid:
+    """The grid of each column of one block [block rows, columns]; a block of zeros has scale 1.
+
+    Symmetric: the largest weight takes the lowest code, which is one step further from zero than the highest.
+    Else: from the least weight to the largest, or as much less of that as makes the squared error smallest.
     """
-    extreme = np.take_along_axis(weights, np.abs(weights).argmax(axis=0)[None], axis=0)[0]
-    scales: Weights = extreme / np.float32(-form.zero)
-    return np.where(scales == 0, np.float32(1), scales)
+    if form.symmetric:
+        extreme = np.take_along_axis(weights, np.abs(weights).argmax(axis=0)[None], axis=0)[0]
+        scales: Weights = extreme / np.float32(-form.zero)
+        return BlockGrid(np.where(scales == 0, np.float32(1), scales), np.full_like(scales, form.zero))
+    best: BlockGrid | None = None
+    least: Weights = np.zeros(0, np.float32)
+    for part in _PARTS_OF_RANGE:
+        grid = _grid_of_range(weights.min(axis=0) * part, weights.max(axis=0) * part, form)
+        error = np.square(grid.weights(grid.codes(weights, form)) - weights).sum(axis=0)
+        if best is None:
+            best, least = grid, error
+        else:
+            better = error < least
+            best = BlockGrid(np.where(better, grid.scales, best.scales), np.where(better, grid.zeros, best.zeros))
+            least = np.minimum(least, error)
+    assert best is not None
+    return best
 
 
-def to_codes(weights: Weights, scales: Weights, form: BlockFormat) -> NDArray[np.uint8]:
-    """The codes nearest to weights, by scales that broadcast against them."""
-    steps = np.rint(weights / scales) + form.zero
-    codes: NDArray[np.uint8] = np.clip(steps, 0, 2 * form.zero - 1).astype(np.uint8)
-    return codes
+def _grid_of_range(low: Weights, high: Weights, form: BlockFormat) -> BlockGrid:
+    """The grid whose lowest and highest code stand for about these weights, and which has a code for 0."""
+    steps = np.float32(2**form.bits - 1)
+    low, high = np.minimum(low, 0), np.maximum(high, 0)
+    scales = (high - low) / steps
+    scales = np.where(scales == 0, np.float32(1), scales)
+    return BlockGrid(scales, np.clip(np.rint(-low / scales), 0, steps).astype(np.float32))
 
 
 def quantize_nearest(weights: Weights, form: BlockFormat) -> BlockedMatrix:
     """Round every weight of a matrix [rows, columns] to its nearest code."""
     rows, columns = weights.shape
-    count = form.block_count(rows)
-    padded = np.zeros((count * form.block_size, columns), np.float32)
-    padded[:rows] = weights
-    codes = np.empty(padded.shape, np.uint8)
-    scales = np.empty((count, columns), np.float32)
-    for index in range(count):
-        block = slice(index * form.block_size, (index + 1) * form.block_size)
-        scales[index] = block_scales(padded[block], form)
-        codes[block] = to_codes(padded[block], scales[index], form)
-    return pack(codes, scales, form, rows)
+    builder = BlockBuilder(rows, columns, form)
+    for index, block in builder.blocks():
+        grid = builder.set_grid(index, choose_grid(weights[block], form))
+        builder.codes[block] = grid.codes(weights[block], form)
+    return builder.finish()
 
 
-def pack(codes: NDArray[np.uint8], scales: Weights, form: BlockFormat, rows: int) -> BlockedMatrix:
-    """Lay out codes [padded rows, columns] and scales [blocks, columns] as the kernels read them."""
-    count, columns = scales.shape
-    laid: NDArray[np.uint8] = np.ascontiguousarray(codes.T).reshape(columns, count, form.block_size)
-    if form.bits == 4:  # two codes a byte, the earlier in the lower half
-        laid = np.bitwise_or(laid[:, :, 0::2], np.left_shift(laid[:, :, 1::2], 4), dtype=np.uint8)
-    return BlockedMatrix(np.ascontiguousarray(laid), np.ascontiguousarray(scales.T), form, rows)
+class BlockBuilder:
+    """Codes and grids of a matrix [rows, columns] while they are being chosen, block by block."""
+
+    def __init__(self, rows: int, columns: int, form: BlockFormat):
+        count = form.block_count(rows)
+        self.form = form
+        self.rows = rows
+        self.codes: NDArray[np.uint8] = np.full((count * form.block_size, columns), form.zero, np.uint8)
+        self.scales: Weights = np.ones((count, columns), np.float32)
+        self.zeros: Weights = np.full((count, columns), form.zero, np.float32)
+
+    def blocks(self) -> Iterator[tuple[int, slice]]:
+        """Each block's index and its rows."""
+        size = self.form.block_size
+        for index in range(len(self.scales)):
+            yield index, slice(index * size, min((index + 1) * size, self.rows))
+
+    def columns(self, part: slice) -> BlockBuilder:
+        """A view of some columns: what is set there is set here."""
+        view = object.__new__(BlockBuilder)
+        view.form, view.rows = self.form, self.rows
+        view.codes, view.scales, view.zeros = self.codes[:, part], self.scales[:, part], self.zeros[:, part]
+        return view
+
+    def set_grid(self, index: int, grid: BlockGrid) -> BlockGrid:
+        """Take a block's grid; its padding then stands for 0."""
+        self.scales[index], self.zeros[index] = grid.scales, grid.zeros
+        padding = slice(self.rows, (index + 1) * self.form.block_size)
+        self.codes[padding] = grid.zeros.astype(np.uint8)
+        return grid
+
+    def finish(self) -> BlockedMatrix:
+        """Lay everything out as the kernels read it."""
+        form, (count, columns) = self.form, self.scales.shape
+        codes = _pack_pairs(np.ascontiguousarray(self.codes.T).reshape(columns, count, form.block_size), form)
+        zeros = None if form.symmetric else _pack_pairs(np.ascontiguousarray(self.zeros.T).astype(np.uint8), form)
+        return BlockedMatrix(codes, np.ascontiguousarray(self.scales.T), zeros, form, self.rows)
+
+
+def _pack_pairs(codes: NDArray[np.uint8], form: BlockFormat) -> NDArray[np.uint8]:
+    """Two codes of 4 bits a byte along the last axis, the earlier in the lower half; codes of 8 bits as they are."""
+    if form.bits == 8:
+        return codes
+    if codes.shape[-1] % 2:
+        codes = np.concatenate([codes, np.zeros((*codes.shape[:-1], 1), np.uint8)], axis=-1)
+    return np.bitwise_or(codes[..., 0::2], np.left_shift(codes[..., 1::2], 4), dtype=np.uint8)
+
+
+def _unpack_pairs(codes: NDArray[np.uint8], form: BlockFormat) -> NDArray[np.uint8]:
+    if form.bits == 8:
+        return codes
+    return np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:-1], -1)
 
 
 def unpack(matrix: BlockedMatrix) -> Weights:
     """The weights [rows, columns] that the kernels compute with."""
-    form, codes = matrix.format, matrix.codes
-    if form.bits == 4:
-        codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:2], form.block_size)
-    weights = (codes.astype(np.float32) - np.float32(form.zero)) * matrix.scales[:, :, None]
+    form, count = matrix.format, matrix.scales.shape[1]
+    zeros: Any = np.float32(form.zero)
+    if matrix.zeros is not None:
+        zeros = _unpack_pairs(matrix.zeros, form)[:, :count, None].astype(np.float32)
+    weights = (_unpack_pairs(matrix.codes, form).astype(np.float32) - zeros) * matrix.scales[:, :, None]
     return np.ascontiguousarray(weights.reshape(matrix.columns, -1)[:, : matrix.rows].T)
 
 

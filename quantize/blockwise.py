@@ -45,10 +45,11 @@ def _replace_product(model: ir.Model, node: ir.Node, name: str, matrix: BlockedM
         other = uses[0].node.inputs[1 - uses[0].idx]
         if other is not None and other.is_initializer() and other.shape == ir.Shape([matrix.columns]):
             last, bias = uses[0].node, other
+    zeros = None if matrix.zeros is None else _initializer(model, f"{name}.zeros", matrix.zeros)
     inputs = [node.inputs[0], _codes(model, name, matrix), _scales(model, name, matrix)]
     product = ir.node(
         "MatMulNBits",
-        inputs if bias is None else [*inputs, None, None, bias],
+        _without_trailing([*inputs, zeros, None, bias]),
         {
             "K": matrix.rows,
             "N": matrix.columns,
@@ -61,6 +62,12 @@ def _replace_product(model: ir.Model, node: ir.Node, name: str, matrix: BlockedM
     )
     old = [last] if last is node else [last, node]
     replace(model, old, [product], {last.outputs[0]: product.outputs[0]}, after=last)
+
+
+def _without_trailing(inputs: list[ir.Value | None]) -> list[ir.Value | None]:
+    while inputs[-1] is None:
+        inputs = inputs[:-1]
+    return inputs
 
 
 def _replace_lookup(

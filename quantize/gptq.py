@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .blocks import BlockedMatrix, BlockFormat, Weights, block_scales, pack, to_codes
+from .blocks import BlockBuilder, BlockedMatrix, BlockFormat, Weights, choose_grid
 
 _DAMPING = 0.01  # of the mean diagonal, so that directions which calibration hardly saw stay stable
 _COLUMNS_AT_ONCE = 4096  # few enough to stay in the processor's cache
@@ -20,14 +19,12 @@ def quantize_compensated(weights: Weights, second_moments: Weights, form: BlockF
         form: bits and block size.
     """
     rows, columns = weights.shape
-    count = form.block_count(rows)
-    codes = np.full((count * form.block_size, columns), form.zero, np.uint8)
-    scales = np.ones((count, columns), np.float32)
+    builder = BlockBuilder(rows, columns, form)
     factor = _inverse_factor(second_moments)
     for start in range(0, columns, _COLUMNS_AT_ONCE):
         part = slice(start, start + _COLUMNS_AT_ONCE)
-        _quantize_columns(weights[:, part].copy(), factor, form, codes[:, part], scales[:, part])
-    return pack(codes, scales, form, rows)
+        _quantize_columns(weights[:, part].copy(), factor, builder.columns(part))
+    return builder.finish()
 
 
 def _inverse_factor(second_moments: Weights) -> Weights:
@@ -38,18 +35,13 @@ def _inverse_factor(second_moments: Weights) -> Weights:
     return np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
 
 
-def _quantize_columns(
-    weights: Weights, factor: Weights, form: BlockFormat, codes: NDArray[np.uint8], scales: Weights
-) -> None:
-    """Fill `codes` and `scales` for some columns; `weights` is used up."""
-    rows = weights.shape[0]
-    for index in range(form.block_count(rows)):
-        start, stop = index * form.block_size, min((index + 1) * form.block_size, rows)
-        scale = scales[index] = block_scales(weights[start:stop], form)
-        errors = np.empty((stop - start, weights.shape[1]), np.float32)
-        for row in range(start, stop):
-            codes[row] = to_codes(weights[row], scale, form)
-            rounded = (codes[row].astype(np.float32) - np.float32(form.zero)) * scale
-            error = errors[row - start] = (weights[row] - rounded) / factor[row, row]
-            weights[row + 1 : stop] -= factor[row, row + 1 : stop, None] * error
-        weights[stop:] -= factor[start:stop, stop:].T @ errors
+def _quantize_columns(weights: Weights, factor: Weights, builder: BlockBuilder) -> None:
+    """Choose the codes of some columns; `weights` is used up."""
+    for index, block in builder.blocks():
+        grid = builder.set_grid(index, choose_grid(weights[block], builder.form))
+        errors = np.empty((block.stop - block.start, weights.shape[1]), np.float32)
+        for row in range(block.start, block.stop):
+            codes = builder.codes[row] = grid.codes(weights[row], builder.form)
+            error = errors[row - block.start] = (weights[row] - grid.weights(codes)) / factor[row, row]
+            weights[row + 1 : block.stop] -= factor[row, row + 1 : block.stop, None] * error
+        weights[block.stop :] -= factor[block, block.stop :].T @ errors

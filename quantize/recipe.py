@@ -70,13 +70,15 @@ class BlockRecipe(QuantRecipe[BlockedMatrix]):
     operators = "fused"
     layers: BlockFormat  # of the matrices inside of the blocks
     down: BlockFormat  # of the MLP's last matrix, whose inputs have the widest range
-    head: BlockFormat  # of the head, and of the embedding when the two are one
+    head: BlockFormat  # of the head, and of the embedding; symmetric, since the look-up has no zeros
     method: Method = "gptq"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.method not in ("gptq", "nearest"):
             raise OptionError(f"method is {self.method!r}: expected gptq or nearest")
+        if not self.head.symmetric:
+            raise OptionError("head is not symmetric: expected symmetric blocks, which the embedding's look-up reads")
 
     def format_of(self, role: str) -> BlockFormat:
         """The blocks of a matrix by its role in the manifest."""
@@ -133,15 +135,15 @@ RECIPES: dict[str, QuantRecipe[Any]] = {
             description="8-bit weights, 8-bit arithmetic: a quarter of the size with hardly a loss.",
             layers=_INT8,
             down=_INT8,
-            head=_INT8,
+            head=BlockFormat(8, 64),
             max_kl=0.01,
         ),
         BlockRecipe(
             name="int4",
             description="4-bit weights in the blocks, 8-bit head: the smallest and fastest.",
-            layers=BlockFormat(4, 32),
-            down=BlockFormat(4, 32),
-            head=_INT8,
+            layers=BlockFormat(4, 32, symmetric=False),
+            down=BlockFormat(4, 32, symmetric=False),
+            head=BlockFormat(8, 64),
             max_kl=0.10,
         ),
         DynamicRecipe(
