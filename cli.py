@@ -13,11 +13,14 @@ import click
 
 from ._version import __version__
 from .cli_options import (
+    RecipesCommand,
     comparing_options,
     generation_options,
+    given_fields,
     given_options,
     json_option,
     model_option,
+    recipe_options,
     session_options,
 )
 from .loading import DEFAULT_MODEL
@@ -54,7 +57,8 @@ def onnxgpt() -> None:
     \b
     onnxgpt generate "Once upon a time"      text from the model in the box
     onnxgpt export DIR --out my-bundle       a checkpoint becomes a bundle
-    onnxgpt generate --model my-bundle "Hi"  text from that bundle
+    onnxgpt quantize my-bundle --out small   a quarter of its size
+    onnxgpt generate --model small "Hi"      text from that bundle
     """
 
 
@@ -270,6 +274,74 @@ def export(source: str, out: str, operators: str, dtype: str, revision: str | No
     click.echo(out)
 
 
+@onnxgpt.command(cls=RecipesCommand)
+@click.argument("bundle")
+@click.option("--out", required=True, metavar="DIR", help="The bundle to make; must not exist.")
+@click.option("--recipe", default="int8", show_default=True, metavar="NAME", help="One of those below.")
+@click.option("--calibration", metavar="FILE", help="Text to calibrate on, otherwise one in the package.")
+@click.option("--evaluation", metavar="FILE", help="Text to judge by, otherwise one in the package.")
+@recipe_options
+@click.option("--accept-quality", is_flag=True, help="Write the bundle even over the limit of its loss.")
+@click.option("--force", is_flag=True, help="Replace the bundle at --out.")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads; otherwise ONNX Runtime chooses.")
+@json_option
+def quantize(
+    bundle: str,
+    out: str,
+    recipe: str,
+    calibration: str | None,
+    evaluation: str | None,
+    accept_quality: bool,
+    force: bool,
+    threads: int | None,
+    as_json: bool,
+    **fields: Any,
+) -> None:
+    """Make a smaller, faster bundle from BUNDLE, and judge it.
+
+    What was lost against BUNDLE is measured on a text and kept in the new
+    bundle; one that lost more than its recipe allows is not written.
+    Options that are not given come from the recipe.
+
+    \b
+    onnxgpt quantize my-bundle --out my-int8
+    onnxgpt quantize my-bundle --out my-int4 --recipe int4 --layers 4:64
+    """
+    with progress_on_stderr() as progress, _needs_extra("quantize"):
+        from .inspecting import quality_line
+        from .loading import find_bundle
+        from .quantize import quantize_bundle
+        from .runtime.bundle import Bundle
+
+        source = Bundle.open(find_bundle(bundle))
+        made = quantize_bundle(
+            source.directory,
+            out,
+            recipe=recipe,
+            calibration=calibration,
+            evaluation=evaluation,
+            force=force,
+            accept_quality=accept_quality,
+            threads=threads,
+            progress=progress,
+            **given_fields(fields),
+        )
+    manifest = made.manifest
+    sizes = f"weights {format_bytes(source.weight_bytes)} before, {format_bytes(made.weight_bytes)} now"
+    _note(f"{manifest.name}: {quality_line(manifest.quality)}; {sizes}")
+    if as_json:
+        _print_json(
+            {
+                "bundle": out,
+                "quantization": manifest.quantization,
+                "quality": manifest.quality,
+                "bytes": {"weights": made.weight_bytes, "weights_before": source.weight_bytes},
+            }
+        )
+    else:
+        click.echo(out)
+
+
 @onnxgpt.command()
 @click.argument("bundle")
 @click.option("--against", metavar="SOURCE", help="Prove parity with this checkpoint again (needs PyTorch).")
@@ -285,13 +357,18 @@ def verify(bundle: str, against: str | None, revision: str | None, as_json: bool
     onnxgpt verify my-bundle
     onnxgpt verify my-bundle --against ./my-gpt2
     """
-    from .inspecting import parity_line
+    from .inspecting import parity_line, quality_line
     from .loading import find_bundle
     from .runtime.bundle import Bundle
 
     if revision is not None and against is None:
         raise click.UsageError("--revision has no effect without --against")
     opened = Bundle.open(find_bundle(bundle))
+    if against is not None and opened.manifest.quantization is not None:
+        raise click.UsageError(
+            f"{bundle} is quantized, so it can't have parity with {against}: "
+            f"judge it with onnxgpt score --model {bundle} --against {against}"
+        )
     opened.verify_hashes()
     report = None
     if against is not None:
@@ -309,6 +386,8 @@ def verify(bundle: str, against: str | None, revision: str | None, as_json: bool
         click.echo(f"{opened.manifest.name}: {len(files)} files, {size}, as they were written")
         if parity is not None:
             click.echo(f"{opened.manifest.name}: {parity_line(parity)}")
+        if opened.manifest.quality:
+            click.echo(f"{opened.manifest.name}: {quality_line(opened.manifest.quality)}, when it was quantized")
     if report is not None and not report.passed:
         raise ParityError(f"{opened.manifest.name} is not {against}: {'; '.join(report.failures())}")
 
@@ -320,7 +399,8 @@ def verify(bundle: str, against: str | None, revision: str | None, as_json: bool
 def info(bundle: str, provider: str, as_json: bool) -> None:
     """Tell what BUNDLE is and what it needs.
 
-    Architecture, sizes, proof of parity, memory, and where its nodes run.
+    Architecture, sizes, proof of parity or quality, memory, and where its
+    nodes run.
 
     \b
     onnxgpt info my-bundle
@@ -348,7 +428,8 @@ def models(as_json: bool) -> None:
         _print_json({"models": entries, "families": known})
         return
     for entry in entries:
-        click.echo(f"{entry['name']}  {entry['kind']}, {entry['license']}")
+        kind = " ".join(filter(None, (entry["quantization"], entry["kind"])))
+        click.echo(f"{entry['name']}  {kind}, {entry['license']}")
         click.echo(f"    {entry['description']}")
         click.echo(f"    {entry['location'] or 'not here yet: onnxgpt pull ' + entry['name']}")
     click.echo(f"families that can be exported: {', '.join(known)}")

@@ -10,7 +10,7 @@ import click
 
 from .loading import DEFAULT_MODEL
 from .runtime.config import GenerationConfig
-from .terminal import byte_size
+from .terminal import HouseCommand, byte_size
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -107,3 +107,46 @@ def comparing_options(command: Decorated) -> Decorated:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+class RecipesCommand(HouseCommand):
+    """A command whose help lists the recipes of quantization."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the recipes below the options; they are imported only where help is asked for."""
+        from .quantize.recipe import RECIPES
+
+        with formatter.section("Recipes"):
+            formatter.write_dl([(recipe.name, recipe.description) for recipe in RECIPES.values()])
+
+
+def recipe_options(command: Decorated) -> Decorated:
+    """Flags for the fields of a recipe; what is not given stays as the recipe has it."""
+    blocks: dict[str, Any] = {"metavar": "BITS:BLOCK"}
+    options = (
+        click.option("--layers", **blocks, help="Bits and block size of matrices in layers: 8:128."),
+        click.option("--down", **blocks, help="The same of the last matrix of each MLP."),
+        click.option("--head", **blocks, help="The same of the head and the embedding."),
+        click.option("--method", metavar="NAME", help="How weights are rounded: gptq or nearest."),
+        click.option("--smooth/--no-smooth", default=None, help="Fold outliers of activations into weights."),
+        click.option("--max-kl", type=float, metavar="X", help="The most mean KL divergence, in nats."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def given_fields(values: dict[str, Any]) -> dict[str, Any]:
+    """What the user gave of `recipe_options`, as fields of a recipe.
+
+    Raises:
+        OptionError: a block format that is none.
+    """
+    from .quantize.blocks import BlockFormat
+
+    given = {name: value for name, value in values.items() if value is not None}
+    for name in ("layers", "down", "head"):
+        if name in given:
+            # The embedding's look-up reads symmetric blocks only.
+            given[name] = BlockFormat.parse(given[name], symmetric=True if name == "head" else None)
+    return given

@@ -37,6 +37,7 @@ def describe(bundle: Bundle, provider: str = "auto") -> dict[str, Any]:
         },
         "quantization": manifest.quantization,
         "parity": manifest.parity,
+        "quality": manifest.quality,
         "bytes": {
             "files": sum(record.size for record in manifest.files.values()),
             "weights": bundle.weight_bytes,
@@ -93,7 +94,7 @@ def description_rows(description: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("vocabulary", f"{architecture['vocab_size']:,} tokens"),
         ("context", f"{context:,} tokens"),
         ("graph", f"{graph['dtype']}, {graph['operators']} operators, made for {graph['target']}"),
-        ("quantization", str((description["quantization"] or {}).get("name", ""))),
+        ("quantization", recipe_line(description["quantization"])),
         ("weights", f"{format_bytes(sizes['weights'])} of {format_bytes(sizes['files'])} in all files"),
         (
             "cache",
@@ -101,6 +102,7 @@ def description_rows(description: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{format_bytes(sizes['cache_at_context'])} at {context:,} tokens",
         ),
         ("parity", parity_line(description["parity"])),
+        ("quality", quality_line(description["quality"])),
         ("nodes", ", ".join(f"{count} on {name}" for name, count in nodes.items())),
     ]
 
@@ -118,20 +120,57 @@ def parity_line(parity: Mapping[str, Any] | None) -> str:
     )
 
 
+def recipe_line(recipe: Mapping[str, Any] | None) -> str:
+    """A quantized bundle's recipe in one line, with the blocks of its matrices; empty without one.
+
+    >>> recipe_line({"name": "int8", "layers": {"bits": 8, "block_size": 128}, "method": "gptq", "smooth": False})
+    'int8: layers 8 bits in blocks of 128, gptq, not smoothed'
+    """
+    if not recipe:
+        return ""
+    parts = [
+        f"{role} {form['bits']} bits in blocks of {form['block_size']}"
+        for role in ("layers", "down", "head")
+        if (form := recipe.get(role))
+    ]
+    if raised := recipe.get("raised_matrices"):
+        form = recipe["raised"]
+        parts.append(f"{len(raised)} matrices {form['bits']} bits in blocks of {form['block_size']}")
+    if recipe.get("method"):
+        parts.append(recipe["method"])
+    parts += ["smoothed" if recipe.get("smooth") else "not smoothed"]
+    return f"{recipe['name']}: {', '.join(parts)}"
+
+
+def quality_line(quality: Mapping[str, Any] | None) -> str:
+    """The quality report in one line, empty without one."""
+    if not quality:
+        return ""
+    return (
+        f"mean KL {quality['mean_kl']:.2g} nats, perplexity ratio {quality['perplexity_ratio']:.4f}, "
+        f"top-1 {quality['top1_agreement']:.1%} of {quality['reference']} on {quality['text']['name']}"
+    )
+
+
 def catalogue() -> list[dict[str, Any]]:
-    """The models that have names, and where each is on this machine (None: nowhere yet)."""
+    """The models that have names, where each is on this machine (None: nowhere yet), and how a bundle is quantized."""
     from .models.catalog import CATALOG, find
 
-    return [
-        {
-            "name": entry.name,
-            "kind": entry.kind,
-            "description": entry.description,
-            "license": entry.license,
-            "location": str(found) if (found := find(entry.name)) else None,
-        }
-        for entry in CATALOG.values()
-    ]
+    entries: list[dict[str, Any]] = []
+    for entry in CATALOG.values():
+        found = find(entry.name)
+        recipe = Bundle.open(found).manifest.quantization if found and entry.kind == "bundle" else None
+        entries.append(
+            {
+                "name": entry.name,
+                "kind": entry.kind,
+                "description": entry.description,
+                "license": entry.license,
+                "location": str(found) if found else None,
+                "quantization": recipe["name"] if recipe else None,
+            }
+        )
+    return entries
 
 
 def families() -> list[str]:
