@@ -39,6 +39,21 @@ class BlockFormat:
         if self.block_size not in _BLOCK_SIZES:
             raise OptionError(f"block size {self.block_size}: expected one of {', '.join(map(str, _BLOCK_SIZES))}")
 
+    @classmethod
+    def parse(cls, text: str, *, symmetric: bool | None = None) -> BlockFormat:
+        """The format that `BITS:BLOCK` names; None: 8-bit blocks are symmetric, 4-bit blocks are not.
+
+        Raises:
+            OptionError: the text is no such pair, or no kernel reads such blocks.
+
+        >>> BlockFormat.parse("4:32")
+        BlockFormat(bits=4, block_size=32, symmetric=False)
+        """
+        bits, separator, block_size = text.partition(":")
+        if not (separator and bits.isdecimal() and block_size.isdecimal()):
+            raise OptionError(f"{text!r} is no block format: expected BITS:BLOCK, such as 8:128 or 4:32")
+        return cls(int(bits), int(block_size), int(bits) == 8 if symmetric is None else symmetric)
+
     @property
     def zero(self) -> int:
         """The code of the weight 0 in symmetric blocks."""

@@ -11,7 +11,8 @@ import onnx_ir as ir
 from ..graphs.editing import CONTRIB, add_initializer, replace
 from ..runtime.errors import QuantizationError
 from .blocks import BlockedMatrix
-from .layerwise import Changes, Record
+from .layerwise import Changes
+from .recipe import Record
 
 _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level: inputs rounded to 8 bits per block, integer products
 
@@ -50,18 +51,23 @@ def _replace_product(model: ir.Model, node: ir.Node, name: str, matrix: BlockedM
     product = ir.node(
         "MatMulNBits",
         _without_trailing([*inputs, zeros, None, bias]),
-        {
-            "K": matrix.rows,
-            "N": matrix.columns,
-            "bits": matrix.format.bits,
-            "block_size": matrix.format.block_size,
-            "accuracy_level": _INT8_ACTIVATIONS,
-        },
+        product_attributes(matrix),
         domain=CONTRIB,
         name=node.name,
     )
     old = [last] if last is node else [last, node]
     replace(model, old, [product], {last.outputs[0]: product.outputs[0]}, after=last)
+
+
+def product_attributes(matrix: BlockedMatrix) -> dict[str, int]:
+    """The attributes of the MatMulNBits that multiplies by a matrix."""
+    return {
+        "K": matrix.rows,
+        "N": matrix.columns,
+        "bits": matrix.format.bits,
+        "block_size": matrix.format.block_size,
+        "accuracy_level": _INT8_ACTIVATIONS,
+    }
 
 
 def _without_trailing(inputs: list[ir.Value | None]) -> list[ir.Value | None]:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from .columns import ColumnMatrix
-from .layerwise import Changes, Record
+from .layerwise import Changes
 from .plain_graph import codes_of, replace_matrices, row_magnitude_nodes, scales_of
+from .recipe import Record
 
 
 def multiply_integers(model: ir.Model, records: Sequence[Record], changes: Changes[ColumnMatrix]) -> None:

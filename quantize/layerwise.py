@@ -12,10 +12,8 @@ import onnx_ir as ir
 from ..runtime.errors import QuantizationError
 from .blocks import Weights
 from .calibration import InputStatistics
-from .recipe import Matrix, QuantRecipe
+from .recipe import Matrix, QuantRecipe, Record
 from .smoothing import Sharing, choose_scale
-
-Record = Mapping[str, Any]  # of one matrix, from the bundle's manifest
 
 
 @dataclass
@@ -51,7 +49,7 @@ class LayerQuantizer(Generic[Matrix]):
                 self._smooth(record, by_name, weights, found)
         for record in records:
             name = record["initializer"]
-            self.changes.matrices[name] = self._recipe.quantize(weights.pop(name), record["role"], found.get(name))
+            self.changes.matrices[name] = self._recipe.quantize(weights.pop(name), record, found.get(name))
             yield name
 
     def _matrix(self, record: Record) -> Weights:
@@ -83,7 +81,7 @@ class LayerQuantizer(Generic[Matrix]):
         if name not in found or (norm is None and source is None):
             return
         sharing = self._value_sharing if source is not None and source["part"] == "value" else None
-        form = self._recipe.format_of(record["role"])
+        form = self._recipe.format_of(record)
         scale = choose_scale(weights[name], found[name], form, sharing)
         weights[name] *= scale[:, None]
         found[name] = found[name].scaled(scale)

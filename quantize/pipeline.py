@@ -21,8 +21,9 @@ from ..runtime.manifest import MANIFEST_NAME, Manifest
 from .blockwise import put_into_blocks
 from .calibration import record_inputs
 from .dynamic import multiply_integers
-from .layerwise import Changes, LayerQuantizer, Record
-from .recipe import Kind, QuantRecipe
+from .layerwise import Changes, LayerQuantizer
+from .planning import Planner, make_planner, needs_plan
+from .recipe import BlockRecipe, Kind, QuantRecipe, Record
 from .segments import SegmentedReading
 from .static import quantize_around_products
 
@@ -57,11 +58,16 @@ def quantize_to(
     refuse_existing(out, force=force)
     refuse_unfit(bundle, recipe)
     with staged_output(out, force=force) as directory:
-        _write_quantized(bundle, directory, recipe, windows, threads, progress)
         _copy_rest(bundle, directory)
-        manifest = _manifest(bundle, recipe)
-        candidate = Bundle(directory, seal(directory, manifest))
-        report, divergence = judge(candidate)
+        planner = _planner(bundle, recipe, windows, threads, progress)
+        plan: QuantRecipe[Any] | None = recipe if planner is None else planner.first()
+        while plan is not None:
+            _write_quantized(bundle, directory, plan, windows, threads, progress)
+            manifest = _manifest(bundle, plan)
+            report, divergence = judge(Bundle(directory, seal(directory, manifest)))
+            if divergence <= recipe.max_kl or planner is None:
+                break
+            plan = planner.next(divergence)
         if divergence > recipe.max_kl and not accept_quality:
             raise QualityError(
                 f"{recipe.name} is {divergence:.4f} nats (mean KL) from full precision, its limit is {recipe.max_kl}: "
@@ -96,12 +102,31 @@ def _write_quantized(
     progress: Progress | None,
 ) -> None:
     model = ir.load(bundle.graph_path)
-    records = [record for record in bundle.manifest.matrices if record["role"] != "position_embedding"]
+    records = _records(bundle)
     changes = _quantize_all(model, bundle, records, recipe, windows, threads, progress)
     _REWRITES[recipe.kind](model, records, changes)
     if progress is not None:
         progress("writing the weights", None)
     write_model(model, directory)
+
+
+def _records(bundle: Bundle) -> list[Record]:
+    """The matrices that are quantized; positions, a small table, stay as they are."""
+    return [record for record in bundle.manifest.matrices if record["role"] != "position_embedding"]
+
+
+def _planner(
+    bundle: Bundle,
+    recipe: QuantRecipe[Any],
+    windows: Sequence[NDArray[np.int64]],
+    threads: int | None,
+    progress: Progress | None,
+) -> Planner | None:
+    """Measures what each matrix bears, where the recipe asks for it."""
+    if not isinstance(recipe, BlockRecipe) or not needs_plan(recipe):
+        return None
+    model = ir.load(bundle.graph_path)
+    return make_planner(model, bundle.directory, recipe, _records(bundle), windows, threads=threads, progress=progress)
 
 
 def _quantize_all(

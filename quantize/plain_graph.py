@@ -10,7 +10,8 @@ import onnx_ir as ir
 from ..graphs.editing import add_initializer, integers, replace
 from ..runtime.errors import QuantizationError
 from .columns import ColumnMatrix
-from .layerwise import Changes, Record
+from .layerwise import Changes
+from .recipe import Record
 
 # Builds x @ W: (model, x [..., rows], the matrix's name, the matrix) to nodes, the last of which makes the product.
 ProductBuilder = Callable[[ir.Model, ir.Value, str, ColumnMatrix], list[ir.Node]]

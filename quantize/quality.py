@@ -12,6 +12,7 @@ Definitions, for a text cut into windows of `window` tokens that begin every `st
   nats; a window's last position counts, although its next token may not be scored.
 - Top-1 agreement is the fraction of these positions where both models find the same token most probable.
 - Greedy agreement: both models continue some passages of the text greedily; counted are the leading identical tokens.
+  The candidate writes; the reference reads that, since up to the first difference its own text is the same.
 - A layer's error is the mean, over positions of the first windows, of |candidate - reference| / |reference|, norms of
   the residual stream [hidden] that leaves the block.
 """
@@ -30,7 +31,8 @@ from numpy.typing import NDArray
 from ..runtime.bundle import Bundle
 from ..runtime.errors import OptionError
 from ..runtime.tokenizer import Tokenizer
-from .readers import BundleReader, Logits, Reader, check_finite
+from .readers import BundleReader, Logits, Reader, WritingReader, check_finite
+from .segmented_reader import SegmentedReader
 from .text_files import EvaluationText, TokenIds, windows
 
 Progress = Callable[[str, float | None], None]
@@ -114,9 +116,9 @@ def measure_quality(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> QualityReport:
-    """Judge a bundle against another one with the same tokenizer, through the sessions that users run.
+    """Judge a bundle against another one with the same tokenizer, through the session that users run.
 
-    Both are loaded at once; of their logits, those of 128 positions are in memory.
+    Of the logits, those of 128 positions are in memory; of a float32 reference, one block's weights or the head's.
 
     Args:
         candidate: the bundle to judge.
@@ -136,14 +138,16 @@ def measure_quality(
     """
     ids = shared_ids(text, candidate.tokenizer_path, reference.tokenizer_path)
     ours = BundleReader(candidate, provider=provider, threads=threads)
-    theirs = BundleReader(reference, provider=provider, threads=threads)
+    theirs: Reader = BundleReader(reference, provider=provider, threads=threads)
+    if SegmentedReader.reads(reference, provider):
+        theirs = SegmentedReader(reference, threads=threads, progress=progress)
     return compare_readers(
         ours, theirs, text, ids, window=window, stride=stride, tokens=tokens, layers=layers, progress=progress
     )
 
 
 def compare_readers(
-    candidate: Reader,
+    candidate: WritingReader,
     reference: Reader,
     text: EvaluationText,
     ids: TokenIds,
@@ -166,10 +170,17 @@ def compare_readers(
         raise OptionError(f"window is {window}: the model's context holds {context} tokens; ask for that or fewer")
     stride = window if stride is None else stride
     parts = windows(ids, window, tokens, stride)
-    figures = _compare_windows(candidate, reference, parts, window - stride, report)
     covered = window + (len(parts) - 1) * stride
-    report("comparing greedy text", None)
-    greedy, identical = _compare_greedy(candidate, reference, ids[:covered], context)
+    report("writing greedy text", None)
+    prompts, written = _write_greedily(candidate, ids[:covered], context)
+    continued = [np.concatenate(pair) for pair in zip(prompts, written, strict=True)]
+    # One reading of all windows, so that a reference which is read block by block is read once.
+    reading = reference.logits([*parts, *continued])
+    figures = _compare_windows(candidate, reference, reading, parts, window - stride, report)
+    identical = sum(
+        _leading_identical(tokens, _choices(logits)[len(prompt) - 1 : -1])
+        for prompt, tokens, logits in zip(prompts, written, reading, strict=True)
+    )
     candidate.close()
     reference.close()
     errors: tuple[float, ...] = ()
@@ -188,7 +199,7 @@ def compare_readers(
         reference_perplexity=_perplexity(figures.reference_log_probability[figures.is_scored]),
         mean_kl=float(figures.kl[figures.is_new].mean()),
         top1_agreement=float(figures.agrees[figures.is_new].mean()),
-        greedy_tokens=greedy,
+        greedy_tokens=sum(len(tokens) for tokens in written),
         greedy_identical=identical,
         layer_errors=errors,
         kl=figures.kl[figures.is_new],
@@ -242,33 +253,36 @@ def compare_logits(
 
 
 def _compare_windows(
-    candidate: Reader, reference: Reader, parts: Sequence[TokenIds], overlap: int, report: Progress
+    candidate: Reader,
+    reference: Reader,
+    reading: Iterator[Iterator[Logits]],
+    parts: Sequence[TokenIds],
+    overlap: int,
+    report: Progress,
 ) -> Positions:
     found: list[tuple[NDArray[Any], ...]] = []
-    for index, ids in enumerate(parts):
-        report("reading the text with both models", index / len(parts))
+    for index, (ids, ours) in enumerate(zip(parts, candidate.logits(parts), strict=True)):
+        theirs = next(reading)
+        report("comparing the two models", index / len(parts))
         old = overlap if index else 0  # positions that the window before held too
         place = np.arange(len(ids))
         is_scored = (place + 1 >= max(1, old)) & (place + 1 < len(ids))
-        found += _compare_window(candidate, reference, ids, (place >= old, is_scored))
-    kl, agrees, ours, theirs, is_new, is_scored = (np.concatenate(values) for values in zip(*found, strict=True))
-    return Positions(kl, agrees, ours, theirs, is_new, is_scored)
+        pairs = zip(_checked(candidate.name, ours), _checked(reference.name, theirs), strict=True)
+        found += _compare_window(pairs, ids, (place >= old, is_scored))
+    return Positions(*(np.concatenate(values) for values in zip(*found, strict=True)))
 
 
 def _compare_window(
-    candidate: Reader, reference: Reader, ids: TokenIds, flags: tuple[NDArray[np.bool_], NDArray[np.bool_]]
+    pairs: Iterator[tuple[Logits, Logits]], ids: TokenIds, flags: tuple[NDArray[np.bool_], NDArray[np.bool_]]
 ) -> Iterator[tuple[NDArray[Any], ...]]:
     """The fields of Positions for a few positions at a time."""
     following = np.append(ids[1:], 0)  # the last one's is not scored
     start = 0
-    for ours, theirs in zip(candidate.logits(ids), reference.logits(ids), strict=True):
+    for ours, theirs in pairs:
         if ours.shape != theirs.shape:
             raise OptionError(
-                f"{candidate.name} has {ours.shape[1]} tokens and {reference.name} {theirs.shape[1]}: "
-                "expected two of the same model"
+                f"the models have {ours.shape[1]} and {theirs.shape[1]} tokens: expected two forms of one model"
             )
-        check_finite(candidate.name, ours)
-        check_finite(reference.name, theirs)
         step = max(1, _ELEMENTS_AT_ONCE // ours.shape[1])
         for row in range(0, len(ours), step):
             rows = slice(row, row + step)
@@ -278,21 +292,30 @@ def _compare_window(
         start += len(ours)
 
 
-def _compare_greedy(candidate: Reader, reference: Reader, ids: TokenIds, context: int) -> tuple[int, int]:
-    """Tokens generated by each model after some passages of the text, and how many leading ones are identical."""
+def _checked(name: str, pieces: Iterator[Logits]) -> Iterator[Logits]:
+    for logits in pieces:
+        check_finite(name, logits)
+        yield logits
+
+
+def _write_greedily(
+    candidate: WritingReader, ids: TokenIds, context: int
+) -> tuple[list[TokenIds], list[NDArray[np.int64]]]:
+    """Some passages of the text, and how the candidate continues each."""
     length = min(_GREEDY_PROMPT, max(1, context // 2), len(ids))
     count = min(_GREEDY_TOKENS, context - length)
     starts = [index * (len(ids) - length) // _GREEDY_PROMPTS for index in range(_GREEDY_PROMPTS)]
-    prompts = [ids[start : start + length].tolist() for start in starts]
-    # One model after the other: two pools of threads that take turns at every step wait for each other.
-    theirs = [reference.continue_greedily(prompt, count) for prompt in prompts]
-    ours = [candidate.continue_greedily(prompt, count) for prompt in prompts]
-    return count * len(prompts), sum(_leading_identical(*pair) for pair in zip(ours, theirs, strict=True))
+    prompts = [ids[start : start + length] for start in starts]
+    return prompts, [np.array(candidate.continue_greedily(prompt, count), np.int64) for prompt in prompts]
 
 
-def _leading_identical(ours: Sequence[int], theirs: Sequence[int]) -> int:
-    differing = (index for index, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
-    return next(differing, len(ours))
+def _choices(pieces: Iterator[Logits]) -> NDArray[np.int64]:
+    """The most probable token at every position of a window."""
+    return np.concatenate([logits.argmax(axis=1) for logits in pieces])
+
+
+def _leading_identical(ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> int:
+    return int(np.logical_and.accumulate(ours == theirs).sum())
 
 
 def _layer_errors(candidate: Reader, reference: Reader, parts: Sequence[TokenIds]) -> tuple[float, ...]:

@@ -21,17 +21,16 @@ ROWS = 128  # positions whose logits are in memory at once
 
 
 class Reader(Protocol):
-    """A model as `compare_readers` needs it."""
+    """A model that tells its logits; what a candidate is judged by."""
 
     name: str
     context_length: int
 
-    def logits(self, ids: TokenIds) -> Iterator[Logits]:
-        """Logits of every position of a window, `ROWS` positions at a time; each array is valid until the next."""
-        ...
+    def logits(self, windows: Sequence[TokenIds]) -> Iterator[Iterator[Logits]]:
+        """Logits of every position of each window, `ROWS` positions at a time.
 
-    def continue_greedily(self, prompt: Sequence[int], count: int) -> list[int]:
-        """The next `count` tokens, each the most probable one; an end-of-text token does not end them."""
+        A window's logits must be read to their end before the next window's; each array is valid until the next.
+        """
         ...
 
     def residuals(self, windows: Sequence[TokenIds]) -> list[NDArray[np.float32]]:
@@ -46,6 +45,14 @@ class Reader(Protocol):
         ...
 
 
+class WritingReader(Reader, Protocol):
+    """A model that also writes: a candidate."""
+
+    def continue_greedily(self, prompt: TokenIds, count: int) -> list[int]:
+        """The next `count` tokens, each the most probable one; an end-of-text token does not end them."""
+        ...
+
+
 class BundleReader:
     """A bundle, read through the session that users run."""
 
@@ -57,22 +64,17 @@ class BundleReader:
         self._threads = threads
         self._session: Session | None = None
 
-    def logits(self, ids: TokenIds) -> Iterator[Logits]:
-        """See `Reader`. The window is prefilled in chunks of `ROWS` tokens where the graph allows."""
-        chunk = ROWS if self.bundle.manifest.graph.chunked_prefill else len(ids)
-        session = self._open()
-        with closing(session.new_cache(capacity=len(ids), limit=len(ids))) as cache:
-            for start in range(0, len(ids), chunk):
-                logits = session.step(ids[None, start : start + chunk], cache, keep=0)[0]
-                for row in range(0, len(logits), ROWS):
-                    yield logits[row : row + ROWS].astype(np.float32, copy=False)
+    def logits(self, windows: Sequence[TokenIds]) -> Iterator[Iterator[Logits]]:
+        """See `Reader`. A window is prefilled in chunks of `ROWS` tokens where the graph allows."""
+        for ids in windows:
+            yield self._window_logits(ids)
 
-    def continue_greedily(self, prompt: Sequence[int], count: int) -> list[int]:
-        """See `Reader`."""
+    def continue_greedily(self, prompt: TokenIds, count: int) -> list[int]:
+        """See `WritingReader`. Token by token, as users do."""
         session = self._open()
         tokens: list[int] = []
         with closing(session.new_cache(capacity=len(prompt) + count, limit=len(prompt) + count)) as cache:
-            ids = np.array([prompt], np.int64)
+            ids = prompt[None]
             for _ in range(count):
                 tokens.append(int(session.step(ids, cache)[0, -1].argmax()))
                 ids = np.array([tokens[-1:]], np.int64)
@@ -92,6 +94,15 @@ class BundleReader:
     def close(self) -> None:
         """See `Reader`."""
         self._session = None
+
+    def _window_logits(self, ids: TokenIds) -> Iterator[Logits]:
+        chunk = ROWS if self.bundle.manifest.graph.chunked_prefill else len(ids)
+        session = self._open()
+        with closing(session.new_cache(capacity=len(ids), limit=len(ids))) as cache:
+            for start in range(0, len(ids), chunk):
+                logits = session.step(ids[None, start : start + chunk], cache, keep=0)[0]
+                for row in range(0, len(logits), ROWS):
+                    yield logits[row : row + ROWS].astype(np.float32, copy=False)
 
     def _open(self) -> Session:
         if self._session is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
     from .calibration import InputStatistics
     from .smoothing import Rounding
 
+Record = Mapping[str, Any]  # of one matrix, from the bundle's manifest
 Matrix = TypeVar("Matrix")  # what a recipe makes of a matrix
 Kind = Literal["blocks", "dynamic", "static"]
 Method = Literal["gptq", "nearest"]
+_INT8 = BlockFormat(8, 128)
+_INT4 = BlockFormat(4, 32, symmetric=False)
 ROLES = ("qkv", "attention_output", "gate_up", "up", "down", "head")  # a tied embedding goes with the head
 
 
@@ -42,12 +46,12 @@ class QuantRecipe(ABC, Generic[Matrix]):
             raise OptionError(f"max_kl is {self.max_kl}: expected a number above 0")
 
     @abstractmethod
-    def format_of(self, role: str) -> Rounding:
-        """How a matrix of this role in the manifest, and its input, are rounded."""
+    def format_of(self, record: Record) -> Rounding:
+        """How a matrix, and its input, are rounded, by its record in the manifest."""
 
     @abstractmethod
-    def quantize(self, weights: Weights, role: str, statistics: InputStatistics | None) -> Matrix:
-        """A matrix [in, out] of this role as the graph will hold it.
+    def quantize(self, weights: Weights, record: Record, statistics: InputStatistics | None) -> Matrix:
+        """A matrix [in, out] as the graph will hold it.
 
         Args:
             statistics: of the matrix's input; None for an embedding, which has none.
@@ -72,23 +76,31 @@ class BlockRecipe(QuantRecipe[BlockedMatrix]):
     down: BlockFormat  # of the MLP's last matrix, whose inputs have the widest range
     head: BlockFormat  # of the head, and of the embedding; symmetric, since the look-up has no zeros
     method: Method = "gptq"
+    raise_share: float = 0.0  # of the layers' weights: those that bear rounding the least, found by measuring
+    raised: BlockFormat = _INT8  # what these are raised to
+    raised_matrices: tuple[str, ...] = ()  # their names, once they are found
+    reaches_limit: bool = False  # raise as many as max_kl takes, and no more
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.method not in ("gptq", "nearest"):
             raise OptionError(f"method is {self.method!r}: expected gptq or nearest")
+        if not 0 <= self.raise_share <= 1:
+            raise OptionError(f"raise_share is {self.raise_share}: expected a fraction, from 0 to 1")
         if not self.head.symmetric:
             raise OptionError("head is not symmetric: expected symmetric blocks, which the embedding's look-up reads")
 
-    def format_of(self, role: str) -> BlockFormat:
-        """The blocks of a matrix by its role in the manifest."""
-        if role in ("head", "token_embedding"):
+    def format_of(self, record: Record) -> BlockFormat:
+        """The blocks of a matrix by its record in the manifest."""
+        if record["initializer"] in self.raised_matrices:
+            return self.raised
+        if record["role"] in ("head", "token_embedding"):
             return self.head
-        return self.down if role == "down" else self.layers
+        return self.down if record["role"] == "down" else self.layers
 
-    def quantize(self, weights: Weights, role: str, statistics: InputStatistics | None) -> BlockedMatrix:
+    def quantize(self, weights: Weights, record: Record, statistics: InputStatistics | None) -> BlockedMatrix:
         """Blocks whose errors are made good where calibration tells how."""
-        form = self.format_of(role)
+        form = self.format_of(record)
         if self.method == "gptq" and statistics is not None:
             return quantize_compensated(weights, statistics.second_moments, form)
         return quantize_nearest(weights, form)
@@ -101,13 +113,13 @@ class PlainRecipe(QuantRecipe[ColumnMatrix]):
     operators = "standard"
     by_row: tuple[str, ...] = ()  # roles of the matrices whose input is scaled row by row before it is rounded
 
-    def format_of(self, role: str) -> ColumnFormat:
-        """How a matrix of this role, and its input, are rounded."""
-        return ColumnFormat(by_row=role in self.by_row)
+    def format_of(self, record: Record) -> ColumnFormat:
+        """How a matrix, and its input, are rounded, by its record in the manifest."""
+        return ColumnFormat(by_row=record["role"] in self.by_row)
 
-    def quantize(self, weights: Weights, role: str, statistics: InputStatistics | None) -> ColumnMatrix:
+    def quantize(self, weights: Weights, record: Record, statistics: InputStatistics | None) -> ColumnMatrix:
         """Codes by column, and the input's range where the recipe is static."""
-        return self.format_of(role).quantize(weights, statistics, fixed_range=self.kind == "static")
+        return self.format_of(record).quantize(weights, statistics, fixed_range=self.kind == "static")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +136,6 @@ class StaticRecipe(PlainRecipe):
     kind = "static"
 
 
-_INT8 = BlockFormat(8, 128)
 _EVERY_PRODUCT = ("qkv", "attention_output", "gate_up", "up", "down", "head")
 
 RECIPES: dict[str, QuantRecipe[Any]] = {
@@ -140,11 +151,21 @@ RECIPES: dict[str, QuantRecipe[Any]] = {
         ),
         BlockRecipe(
             name="int4",
-            description="4-bit weights in the blocks, 8-bit head: the smallest and fastest.",
-            layers=BlockFormat(4, 32, symmetric=False),
-            down=BlockFormat(4, 32, symmetric=False),
+            description="4-bit weights, 8-bit head and where 4 bits hurt most: the smallest and fastest.",
+            layers=_INT4,
+            down=_INT4,
             head=BlockFormat(8, 64),
+            raise_share=0.09,
             max_kl=0.10,
+        ),
+        BlockRecipe(
+            name="auto",
+            description="As many 4-bit weights as a limit of the loss allows (--max-kl), 8 bits where it needs them.",
+            layers=_INT4,
+            down=_INT4,
+            head=BlockFormat(8, 64),
+            reaches_limit=True,
+            max_kl=0.02,
         ),
         DynamicRecipe(
             name="int8-dynamic",

@@ -55,7 +55,7 @@ class SegmentedReading:
         graph = PlainGraph(self._segment(chosen, outputs), self._directory, self._threads)
         for held in self._held:
             feeds = {name: value for name, value in held.items() if name in graph.inputs}
-            feeds |= {name: _empty_past(value) for name, value in graph.inputs.items() if name not in feeds}
+            feeds |= empty_pasts(graph)
             values = graph.run(outputs, feeds)
             keep = {name: values[name] for name in crossing} | {name: held[name] for name in self._still_read(held)}
             held.clear()
@@ -114,6 +114,7 @@ class SegmentedReading:
         return bytes(model.SerializeToString())
 
 
-def _empty_past(value: Any) -> NDArray[np.float32]:
-    """An empty past for a graph's input [batch, kv_heads, past_sequence, head_size]."""
-    return np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32)
+def empty_pasts(graph: PlainGraph) -> Values:
+    """Pasts of no tokens for a graph's cache inputs, [1, kv_heads, 0, head_size] each."""
+    pasts = {name: value for name, value in graph.inputs.items() if name.startswith("past_key_values.")}
+    return {name: np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32) for name, value in pasts.items()}

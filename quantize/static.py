@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from .columns import ColumnMatrix, input_scale
-from .layerwise import Changes, Record
+from .layerwise import Changes
 from .plain_graph import codes_of, initializer, replace_matrices, row_magnitude_nodes, scales_of
+from .recipe import Record
 
 
 def quantize_around_products(model: ir.Model, records: Sequence[Record], changes: Changes[ColumnMatrix]) -> None:
