@@ -58,7 +58,7 @@ def _with_rounded(proto: onnx.ModelProto, node: str, name: str, weights: Weights
     changed = onnx.ModelProto()
     changed.CopyFrom(proto)
     product = next(item for item in changed.graph.node if item.name == node)
-    arrays = {f"{name}.codes": matrix.codes, f"{name}.scales": matrix.scales}
+    arrays: dict[str, NDArray[Any]] = {f"{name}.codes": matrix.codes, f"{name}.scales": matrix.scales}
     if matrix.zeros is not None:
         arrays[f"{name}.zeros"] = matrix.zeros
     changed.graph.initializer.extend(onnx.numpy_helper.from_array(array, key) for key, array in arrays.items())
