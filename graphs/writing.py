@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import onnx_ir as ir
@@ -24,25 +25,43 @@ def write_model(model: ir.Model, directory: Path) -> None:
     its source; the model then refers to the file. Small constants (axes, shapes) stay in the graph, where ONNX Runtime
     reads them before it knows the file.
     """
-    path = directory / WEIGHTS_FILE
-    with path.open("wb") as stream:
-        for name, value in model.graph.initializers.items():
+    with (directory / WEIGHTS_FILE).open("wb") as stream:
+        for value in model.graph.initializers.values():
+            _store(value, stream, directory)
+    _write_graph(model, directory)
+
+
+def extend_model(model: ir.Model, directory: Path) -> None:
+    """Write `model.onnx` again after `write_model`, with what it got since: new weights go behind the others."""
+    with (directory / WEIGHTS_FILE).open("ab") as stream:
+        for value in model.graph.initializers.values():
             tensor = value.const_value
-            if tensor is None or len(tensor.shape) == 0:
-                continue
-            if not tensor.dtype.is_floating_point() and tensor.nbytes < _INLINE_BELOW:
-                continue
-            stream.write(bytes(-stream.tell() % (_PAGE if tensor.nbytes >= _PAGE_FROM else _ALIGNMENT)))
-            offset = stream.tell()
-            stream.write(np.ascontiguousarray(tensor.numpy()).data)
-            value.const_value = ir.ExternalTensor(
-                WEIGHTS_FILE,
-                offset,
-                stream.tell() - offset,
-                tensor.dtype,
-                shape=ir.Shape(tensor.shape.numpy()),
-                name=name,
-                base_dir=directory,
-            )
+            if not (isinstance(tensor, ir.ExternalTensor) and Path(tensor.base_dir) == directory):
+                _store(value, stream, directory)
+    _write_graph(model, directory)
+
+
+def _store(value: ir.Value, stream: BinaryIO, directory: Path) -> None:
+    """Move an initializer's tensor to the end of the data file, when that is where it belongs."""
+    tensor = value.const_value
+    if tensor is None or len(tensor.shape) == 0:
+        return
+    if not tensor.dtype.is_floating_point() and tensor.nbytes < _INLINE_BELOW:
+        return
+    stream.write(bytes(-stream.tell() % (_PAGE if tensor.nbytes >= _PAGE_FROM else _ALIGNMENT)))
+    offset = stream.tell()
+    stream.write(np.ascontiguousarray(tensor.numpy()).data)
+    value.const_value = ir.ExternalTensor(
+        WEIGHTS_FILE,
+        offset,
+        stream.tell() - offset,
+        tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=str(value.name),
+        base_dir=directory,
+    )
+
+
+def _write_graph(model: ir.Model, directory: Path) -> None:
     model.ir_version = _IR_VERSION
     ir.save(model, directory / GRAPH_FILE)
