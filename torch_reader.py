@@ -23,24 +23,10 @@ class TorchReader:
         self.name = f"{checkpoint.name} (torch {torch.__version__}, float32)"
         self.context_length = checkpoint.config.context_length
 
-    def logits(self, ids: TokenIds) -> Iterator[Logits]:
-        """Logits of every position of a window, `ROWS` positions at a time."""
-        past = self._gpt.empty_past(1)
-        for start in range(0, len(ids), ROWS):
-            new = torch.from_numpy(ids[None, start : start + ROWS])
-            logits, past = self._gpt(new, torch.ones((1, start + new.shape[1]), dtype=torch.int64), past)
-            yield logits[0].numpy()
-
-    def continue_greedily(self, prompt: Sequence[int], count: int) -> list[int]:
-        """The next `count` tokens, each the most probable one."""
-        ids, past = torch.tensor([list(prompt)]), self._gpt.empty_past(1)
-        tokens: list[int] = []
-        for step in range(count):
-            mask = torch.ones((1, len(prompt) + step), dtype=torch.int64)
-            logits, past = self._gpt(ids, mask, past, 1)
-            ids = logits[:, -1:].argmax(dim=-1)
-            tokens.append(int(ids))
-        return tokens
+    def logits(self, windows: Sequence[TokenIds]) -> Iterator[Iterator[Logits]]:
+        """Logits of every position of each window, `ROWS` positions at a time."""
+        for ids in windows:
+            yield self._window_logits(ids)
 
     def residuals(self, windows: Sequence[TokenIds]) -> list[NDArray[np.float32]]:
         """Of each block, the residual sum after its MLP at every position of every window, [positions, hidden]."""
@@ -57,6 +43,13 @@ class TorchReader:
             for hook in hooks:
                 hook.remove()
         return [np.concatenate(rows) for rows in found]
+
+    def _window_logits(self, ids: TokenIds) -> Iterator[Logits]:
+        past = self._gpt.empty_past(1)
+        for start in range(0, len(ids), ROWS):
+            new = torch.from_numpy(ids[None, start : start + ROWS])
+            logits, past = self._gpt(new, torch.ones((1, start + new.shape[1]), dtype=torch.int64), past)
+            yield logits[0].numpy()
 
     def close(self) -> None:
         """Nothing to free before the reader itself goes: the weights are the checkpoint's."""

@@ -19,8 +19,7 @@ Definitions, for a text cut into windows of `window` tokens that begin every `st
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,19 +30,16 @@ from numpy.typing import NDArray
 from ..runtime.bundle import Bundle
 from ..runtime.errors import OptionError
 from ..runtime.tokenizer import Tokenizer
-from .readers import BundleReader, Logits, Reader, WritingReader, check_finite
+from .comparison import Progress, compare_windows, perplexity, relative_error
+from .readers import BundleReader, Logits, Reader, WritingReader
 from .segmented_reader import SegmentedReader
 from .text_files import EvaluationText, TokenIds, windows
 
-Progress = Callable[[str, float | None], None]
-
 _WINDOW = 512  # tokens, or the context when that is shorter
-_ELEMENTS_AT_ONCE = 1 << 20  # probabilities in float64: 8 MB for each of a few arrays
 _LAYER_WINDOWS = 2
 _GREEDY_PROMPTS = 4
 _GREEDY_PROMPT = 32  # tokens
 _GREEDY_TOKENS = 64
-_LARGEST_EXPONENT = 700.0  # exp of more overflows; a model that bad has no perplexity to speak of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +172,7 @@ def compare_readers(
     continued = [np.concatenate(pair) for pair in zip(prompts, written, strict=True)]
     # One reading of all windows, so that a reference which is read block by block is read once.
     reading = reference.logits([*parts, *continued])
-    figures = _compare_windows(candidate, reference, reading, parts, window - stride, report)
+    figures = compare_windows(candidate, reference, reading, parts, window - stride, report)
     identical = sum(
         _leading_identical(tokens, _choices(logits)[len(prompt) - 1 : -1])
         for prompt, tokens, logits in zip(prompts, written, reading, strict=True)
@@ -195,8 +191,8 @@ def compare_readers(
         tokens=covered,
         window=window,
         stride=stride,
-        perplexity=_perplexity(figures.candidate_log_probability[figures.is_scored]),
-        reference_perplexity=_perplexity(figures.reference_log_probability[figures.is_scored]),
+        perplexity=perplexity(figures.candidate_log_probability[figures.is_scored]),
+        reference_perplexity=perplexity(figures.reference_log_probability[figures.is_scored]),
         mean_kl=float(figures.kl[figures.is_new].mean()),
         top1_agreement=float(figures.agrees[figures.is_new].mean()),
         greedy_tokens=sum(len(tokens) for tokens in written),
@@ -219,83 +215,6 @@ def shared_ids(text: EvaluationText, candidate: Path, reference: Path) -> TokenI
             "with the same tokenizer"
         )
     return ids
-
-
-@dataclass(frozen=True)
-class Positions:
-    """What was found at each position, [positions]."""
-
-    kl: NDArray[np.float64]
-    agrees: NDArray[np.bool_]
-    candidate_log_probability: NDArray[np.float64]  # of the token that follows in the text
-    reference_log_probability: NDArray[np.float64]
-    is_new: NDArray[np.bool_]  # in no earlier window
-    is_scored: NDArray[np.bool_]  # the token that follows is in the window, and was scored in no earlier one
-
-
-def compare_logits(
-    candidate: Logits, reference: Logits, following: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
-    """Compare logits [rows, vocabulary] row by row, in float64.
-
-    Args:
-        following: the token that follows each row in the text, int64 [rows].
-
-    Returns:
-        KL(reference || candidate), whether the most probable tokens are the same, and the log-probabilities of the
-        following tokens by the candidate and by the reference; [rows] each.
-    """
-    ours, theirs = _log_softmax(candidate), _log_softmax(reference)
-    rows = np.arange(len(following))
-    kl = (np.exp(theirs) * (theirs - ours)).sum(axis=1)
-    agrees = candidate.argmax(axis=1) == reference.argmax(axis=1)
-    return kl, agrees, ours[rows, following], theirs[rows, following]
-
-
-def _compare_windows(
-    candidate: Reader,
-    reference: Reader,
-    reading: Iterator[Iterator[Logits]],
-    parts: Sequence[TokenIds],
-    overlap: int,
-    report: Progress,
-) -> Positions:
-    found: list[tuple[NDArray[Any], ...]] = []
-    for index, (ids, ours) in enumerate(zip(parts, candidate.logits(parts), strict=True)):
-        theirs = next(reading)
-        report("comparing the two models", index / len(parts))
-        old = overlap if index else 0  # positions that the window before held too
-        place = np.arange(len(ids))
-        is_scored = (place + 1 >= max(1, old)) & (place + 1 < len(ids))
-        pairs = zip(_checked(candidate.name, ours), _checked(reference.name, theirs), strict=True)
-        found += _compare_window(pairs, ids, (place >= old, is_scored))
-    return Positions(*(np.concatenate(values) for values in zip(*found, strict=True)))
-
-
-def _compare_window(
-    pairs: Iterator[tuple[Logits, Logits]], ids: TokenIds, flags: tuple[NDArray[np.bool_], NDArray[np.bool_]]
-) -> Iterator[tuple[NDArray[Any], ...]]:
-    """The fields of Positions for a few positions at a time."""
-    following = np.append(ids[1:], 0)  # the last one's is not scored
-    start = 0
-    for ours, theirs in pairs:
-        if ours.shape != theirs.shape:
-            raise OptionError(
-                f"the models have {ours.shape[1]} and {theirs.shape[1]} tokens: expected two forms of one model"
-            )
-        step = max(1, _ELEMENTS_AT_ONCE // ours.shape[1])
-        for row in range(0, len(ours), step):
-            rows = slice(row, row + step)
-            place = slice(start + row, start + min(row + step, len(ours)))
-            values = compare_logits(ours[rows], theirs[rows], following[place])
-            yield (*values, *(flag[place] for flag in flags))
-        start += len(ours)
-
-
-def _checked(name: str, pieces: Iterator[Logits]) -> Iterator[Logits]:
-    for logits in pieces:
-        check_finite(name, logits)
-        yield logits
 
 
 def _write_greedily(
@@ -324,27 +243,3 @@ def _layer_errors(candidate: Reader, reference: Reader, parts: Sequence[TokenIds
     if len(ours) != len(theirs):
         return ()  # one of the graphs is not built of residual sums
     return tuple(relative_error(*pair) for pair in zip(ours, theirs, strict=True))
-
-
-def relative_error(values: NDArray[np.float32], exact: NDArray[np.float32]) -> float:
-    """Mean over rows of |values - exact| / |exact|, for arrays [rows, width].
-
-    A mean of ratios, so that the few positions where a model keeps enormous values don't decide alone.
-
-    >>> relative_error(np.array([[3.0, 5.0], [1.0, 0.0]], np.float32), np.array([[3.0, 4.0], [1.0, 0.0]], np.float32))
-    0.1
-    """
-    norms = np.linalg.norm(exact.astype(np.float64), axis=1)
-    differences = np.linalg.norm(values.astype(np.float64) - exact, axis=1)
-    return float((differences / np.maximum(norms, np.finfo(np.float32).tiny)).mean())
-
-
-def _perplexity(log_probabilities: NDArray[np.float64]) -> float:
-    return math.exp(min(_LARGEST_EXPONENT, -float(log_probabilities.mean())))
-
-
-def _log_softmax(logits: Logits) -> NDArray[np.float64]:
-    wide = logits.astype(np.float64)
-    wide -= wide.max(axis=1, keepdims=True)
-    wide -= np.log(np.exp(wide).sum(axis=1, keepdims=True))
-    return wide

@@ -64,7 +64,7 @@ class SegmentedReader:
 
 class _CutReading(SegmentedReading):
     def cut_rows(self, rows: int) -> None:
-        """Cut every window into pieces of so many positions: for the last norm and the head, which see one at a time."""
+        """Cut every window into pieces of so many positions, since the last norm and the head see one at a time."""
         self._held = [
             {name: value[:, start : start + rows] for name, value in held.items()}
             for held in self._held

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,40 @@ from onnxgpt.runtime.bundle import Bundle
 
 from .damaged import damaged_fairytale, round_to_bfloat16
 
+FAIRYTALE_CHECKPOINT = Path(__file__).parents[2] / "models" / "fairytale" / "checkpoint"
+
 
 @pytest.fixture(scope="session")
 def fairytale_bundle() -> Bundle:
     return Bundle.open(find_bundle("fairytale"))
+
+
+@pytest.fixture(scope="session")
+def full_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The embedded model in full precision, as `export` makes it."""
+    from onnxgpt.export import export_bundle
+
+    return export_bundle(FAIRYTALE_CHECKPOINT, tmp_path_factory.mktemp("full") / "fairytale")
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
+    """A bundle of one of the small configurations of tests/export by its name, exported once per session."""
+    from onnxgpt.export.pipeline import export_checkpoint
+
+    from ..export.conftest import CONFIGS, checkpoint_of, random_gpt
+
+    made: dict[tuple[str, str], Bundle] = {}
+
+    def make(name: str, operators: str = "fused") -> Bundle:
+        if (name, operators) not in made:
+            out = tmp_path_factory.mktemp("small") / "bundle"
+            made[name, operators] = export_checkpoint(
+                checkpoint_of(random_gpt(**CONFIGS[name])), out, operators=operators
+            )
+        return made[name, operators]
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +57,7 @@ def rounded_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def _read_by_transformers() -> Any:
-    checkpoint = Path(__file__).parents[2] / "models" / "fairytale" / "checkpoint"
-    return transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    return transformers.AutoModelForCausalLM.from_pretrained(FAIRYTALE_CHECKPOINT, dtype=torch.float32).eval()
 
 
 @pytest.fixture(scope="session")

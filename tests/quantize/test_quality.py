@@ -6,6 +6,7 @@ to differ, and transformers can be changed in the same way.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -16,7 +17,10 @@ import pytest
 import torch
 
 from onnxgpt.export.pipeline import export_checkpoint
-from onnxgpt.quantize.quality import QualityReport, compare_logits, measure_quality, relative_error
+from onnxgpt.quantize.comparison import compare_logits, relative_error
+from onnxgpt.quantize.quality import QualityReport, measure_quality
+from onnxgpt.quantize.readers import BundleReader
+from onnxgpt.quantize.segmented_reader import SegmentedReader
 from onnxgpt.quantize.text_files import EvaluationText
 from onnxgpt.runtime.bundle import Bundle
 from onnxgpt.runtime.errors import BundleError, OptionError
@@ -186,13 +190,40 @@ def test_relative_errors_are_averaged_over_rows() -> None:
 
 
 def test_a_bundle_against_itself_has_lost_nothing(fairytale_bundle: Bundle) -> None:
+    """Read by the session that users run, and block by block."""
     found = measure_quality(fairytale_bundle, fairytale_bundle, TEXT, window=128, tokens=256, threads=1)
 
-    assert found.perplexity_ratio == 1
-    assert found.mean_kl == 0
+    assert found.perplexity_ratio == pytest.approx(1, abs=1e-6)
+    assert 0 <= found.mean_kl < 1e-10
     assert found.top1_agreement == 1
     assert found.greedy_agreement == 1
+    assert max(found.layer_errors) < 1e-5
+
+
+def test_a_reference_that_is_no_full_precision_is_read_as_users_do(rounded_bundle: Bundle) -> None:
+    manifest = dataclasses.replace(rounded_bundle.manifest, quantization={"name": "bfloat16"})
+    reference = Bundle(rounded_bundle.directory, manifest)
+    found = measure_quality(rounded_bundle, reference, TEXT, window=192, tokens=384, threads=1)
+
+    assert found.reference == "fairytale (bfloat16)"
+    assert found.perplexity_ratio == 1
+    assert found.mean_kl == 0
     assert found.layer_errors == (0.0,) * 6
+
+
+@pytest.mark.parametrize("window", [100, 128, 300])
+def test_a_graph_read_block_by_block_gives_its_session_s_logits(fairytale_bundle: Bundle, window: int) -> None:
+    ids = TEXT.ids(Tokenizer(fairytale_bundle.tokenizer_path))
+    parts = [ids[:window], ids[1000 : 1000 + window + 7]]
+    session, segments = BundleReader(fairytale_bundle, threads=1), SegmentedReader(fairytale_bundle, threads=1)
+    expected = [[piece.copy() for piece in pieces] for pieces in session.logits(parts)]
+    found = [[piece.copy() for piece in pieces] for pieces in segments.logits(parts)]
+
+    for ours, theirs in zip(found, expected, strict=True):
+        assert [piece.shape for piece in ours] == [piece.shape for piece in theirs]
+        np.testing.assert_allclose(np.concatenate(ours), np.concatenate(theirs), atol=1e-4)
+    for ours_of_block, theirs_of_block in zip(segments.residuals(parts), session.residuals(parts), strict=True):
+        np.testing.assert_allclose(ours_of_block, theirs_of_block, rtol=1e-3, atol=1e-4)
 
 
 def test_the_same_bundles_give_the_same_report_and_it_is_plain_data(
@@ -248,8 +279,13 @@ def test_progress_goes_from_nothing_to_all(fairytale_bundle: Bundle) -> None:
         progress=lambda message, fraction: seen.append((message, fraction)),
     )
 
-    assert [fraction for _, fraction in seen if fraction is not None] == [0, 0.25, 0.5, 0.75]
-    assert [message for message, fraction in seen if fraction is None] == [
-        "comparing greedy text",
+    assert list(dict.fromkeys(message for message, _ in seen)) == [
+        "writing greedy text",
+        "reading the text in full precision",
+        "comparing the two models",
         "comparing layers",
+    ]
+    assert [fraction for message, fraction in seen if message.startswith("comparing the")] == [0, 0.25, 0.5, 0.75]
+    assert [fraction for message, fraction in seen if message.startswith("reading")] == [
+        layer / 6 for layer in range(6)
     ]
