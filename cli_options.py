@@ -129,6 +129,7 @@ def recipe_options(command: Decorated) -> Decorated:
         click.option("--head", **blocks, help="The same of the head and the embedding."),
         click.option("--method", metavar="NAME", help="How weights are rounded: gptq or nearest."),
         click.option("--smooth/--no-smooth", default=None, help="Fold outliers of activations into weights."),
+        click.option("--kv-cache", metavar="TYPE", help="int8: cache keys and values in 8 bits."),
         click.option("--max-kl", type=float, metavar="X", help="The most mean KL divergence, in nats."),
     )
     for option in reversed(options):

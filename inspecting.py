@@ -8,9 +8,10 @@ from typing import Any
 
 from .runtime.bundle import Bundle
 from .runtime.errors import BundleError
+from .runtime.manifest import Manifest
 from .runtime.memory import format_bytes
 
-_BYTES_OF_DTYPE = {"float32": 4, "float16": 2}
+_BYTES_OF_DTYPE = {"float32": 4, "float16": 2, "int8": 1}
 
 
 def describe(bundle: Bundle, provider: str = "auto") -> dict[str, Any]:
@@ -23,7 +24,7 @@ def describe(bundle: Bundle, provider: str = "auto") -> dict[str, Any]:
         ProviderError: the provider is not there.
     """
     manifest = bundle.manifest
-    per_token = cache_bytes_per_token(manifest.architecture, manifest.graph.dtype)
+    per_token = cache_bytes_per_token(manifest.architecture, cache_dtype(manifest))
     return {
         "name": manifest.name,
         "directory": str(bundle.directory),
@@ -47,6 +48,11 @@ def describe(bundle: Bundle, provider: str = "auto") -> dict[str, Any]:
         "generation_defaults": bundle.read_json("generation_config.json"),
         "nodes": node_places(bundle, provider),
     }
+
+
+def cache_dtype(manifest: Manifest) -> str:
+    """The type of the cached keys and values."""
+    return str((manifest.quantization or {}).get("kv_cache") or manifest.graph.dtype)
 
 
 def cache_bytes_per_token(architecture: Mapping[str, Any], dtype: str) -> int:

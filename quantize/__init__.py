@@ -30,14 +30,14 @@ def quantize_bundle(
     Args:
         source: a float32 bundle's directory.
         out: the new bundle's directory, which is written whole or not at all.
-        recipe: `int8`, `int4`, `int8-dynamic` or `int8-static`; see `onnxgpt.quantize.recipe`.
+        recipe: `int8`, `int4`, `auto`, `cache`, `int8-dynamic` or `int8-static`; see `onnxgpt.quantize.recipe`.
         calibration: a UTF-8 text like those the model will read; None: one in the package.
         evaluation: a UTF-8 text to judge by, which calibration must not have seen; None: one in the package.
         force: replace an existing bundle.
         accept_quality: write the bundle although it is over the recipe's limit.
         threads: threads inside an operator; None lets ONNX Runtime choose.
         progress: called with what is being done and the fraction of it that is done, or None.
-        fields: fields of the recipe to change.
+        fields: fields of the recipe to change, such as `kv_cache="int8"`.
 
     Raises:
         OptionError: an unknown recipe or field, or a text that is none or too short.

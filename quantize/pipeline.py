@@ -21,6 +21,7 @@ from ..runtime.manifest import MANIFEST_NAME, Manifest
 from .blockwise import put_into_blocks
 from .calibration import record_inputs
 from .dynamic import multiply_integers
+from .kv_cache import find_attentions, shrink_cache
 from .layerwise import Changes, LayerQuantizer
 from .planning import Planner, make_planner, needs_plan
 from .recipe import BlockRecipe, Kind, QuantRecipe, Record
@@ -31,6 +32,7 @@ _REWRITES: dict[Kind, Callable[[ir.Model, Sequence[Record], Changes[Any]], None]
     "blocks": put_into_blocks,
     "dynamic": multiply_integers,
     "static": quantize_around_products,
+    "none": lambda *_: None,
 }
 
 Progress = Callable[[str, float | None], None]
@@ -91,6 +93,8 @@ def refuse_unfit(bundle: Bundle, recipe: QuantRecipe[Any]) -> None:
             f"{bundle.directory} has {manifest.graph.operators} operators, {recipe.name} takes {recipe.operators}: "
             f"make such a bundle with onnxgpt export {location} --operators {recipe.operators} --out DIR"
         )
+    if recipe.kv_cache is not None:
+        find_attentions(ir.load(bundle.graph_path))
 
 
 def _write_quantized(
@@ -102,12 +106,14 @@ def _write_quantized(
     progress: Progress | None,
 ) -> None:
     model = ir.load(bundle.graph_path)
-    records = _records(bundle)
+    records = [] if recipe.kind == "none" else _records(bundle)
     changes = _quantize_all(model, bundle, records, recipe, windows, threads, progress)
     _REWRITES[recipe.kind](model, records, changes)
     if progress is not None:
         progress("writing the weights", None)
     write_model(model, directory)
+    if recipe.kv_cache is not None:
+        shrink_cache(model, directory, windows, threads=threads, progress=progress)
 
 
 def _records(bundle: Bundle) -> list[Record]:

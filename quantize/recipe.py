@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, Any]  # of one matrix, from the bundle's manifest
 Matrix = TypeVar("Matrix")  # what a recipe makes of a matrix
-Kind = Literal["blocks", "dynamic", "static"]
+Kind = Literal["blocks", "dynamic", "static", "none"]
 Method = Literal["gptq", "nearest"]
 _INT8 = BlockFormat(8, 128)
 _INT4 = BlockFormat(4, 32, symmetric=False)
@@ -40,8 +40,11 @@ class QuantRecipe(ABC, Generic[Matrix]):
     operators: ClassVar[str]  # the operator set of the bundles that it takes
     smooth: bool = True  # move the activations' outliers into the weights
     max_kl: float  # the most mean KL divergence from full precision, in nats
+    kv_cache: Literal["int8"] | None = None  # None: keys and values are cached in full precision
 
     def __post_init__(self) -> None:
+        if self.kv_cache not in ("int8", None):
+            raise OptionError(f"kv_cache is {self.kv_cache!r}: expected int8, or leave it out for full precision")
         if not self.max_kl > 0:
             raise OptionError(f"max_kl is {self.max_kl}: expected a number above 0")
 
@@ -113,6 +116,14 @@ class PlainRecipe(QuantRecipe[ColumnMatrix]):
     operators = "standard"
     by_row: tuple[str, ...] = ()  # roles of the matrices whose input is scaled row by row before it is rounded
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kv_cache is not None:
+            raise OptionError(
+                f"{self.name} has no 8-bit cache, which only ONNX Runtime's own attention reads: leave out kv_cache, "
+                "or choose int8, int4, auto or cache"
+            )
+
     def format_of(self, record: Record) -> ColumnFormat:
         """How a matrix, and its input, are rounded, by its record in the manifest."""
         return ColumnFormat(by_row=record["role"] in self.by_row)
@@ -134,6 +145,46 @@ class StaticRecipe(PlainRecipe):
     """Inputs are rounded by a range that calibration found."""
 
     kind = "static"
+
+
+class Exact:
+    """What does not round; see `smoothing.Rounding`."""
+
+    def round_weights(self, weights: Weights) -> Weights:
+        """The weights as they are."""
+        return weights
+
+    def round_inputs(self, values: Weights) -> Weights:
+        """The input as it is."""
+        return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsKept(QuantRecipe[Weights]):
+    """Weights stay in full precision; the cache alone changes.
+
+    Raises:
+        OptionError: the cache does not change either.
+    """
+
+    kind = "none"
+    operators = "fused"
+    smooth: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kv_cache is None:
+            raise OptionError(f"{self.name} without an 8-bit cache changes nothing: give kv_cache int8")
+        if self.smooth:
+            raise OptionError(f"smooth has no effect on {self.name}, which rounds no weights: leave it out")
+
+    def format_of(self, record: Record) -> Exact:
+        """No rounding."""
+        return Exact()
+
+    def quantize(self, weights: Weights, record: Record, statistics: InputStatistics | None) -> Weights:
+        """The matrix as it is."""
+        return weights
 
 
 _EVERY_PRODUCT = ("qkv", "attention_output", "gate_up", "up", "down", "head")
@@ -177,6 +228,12 @@ RECIPES: dict[str, QuantRecipe[Any]] = {
             name="int8-static",
             description="8-bit products between QuantizeLinear and DequantizeLinear, ranges from a text: accelerators.",
             max_kl=0.10,
+        ),
+        WeightsKept(
+            name="cache",
+            description="The key/value cache in 8 bits, weights as they are: long contexts in a quarter of the memory.",
+            kv_cache="int8",
+            max_kl=0.002,
         ),
     )
 }
