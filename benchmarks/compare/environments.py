@@ -71,21 +71,23 @@ class Environment:
         found = self.versions(list(names.values()))
         missing = [requirement for requirement, name in names.items() if found[name] is None]
         if missing:
-            source = ["--no-binary", distribution_of(missing[0])] if from_source else []
+            # pip keeps what it built, perhaps with other settings or for another processor: not from there.
+            source = ["--no-cache-dir", "--no-binary", distribution_of(missing[0])] if from_source else []
             self.run(["-m", "pip", "install", "--quiet", *source, *missing], variables)
 
     def run(self, arguments: Sequence[str], variables: Mapping[str, str] | None = None) -> None:
         """Run the interpreter quietly.
 
         Raises:
-            UnavailableError: it failed; the message is the last line that it wrote.
+            UnavailableError: it failed; the message is the last line that it wrote, or its status when it wrote none.
         """
         done = subprocess.run(
             [self.python, *arguments], capture_output=True, text=True, errors="replace",
             env=clean_variables() | dict(variables or {}),
         )  # fmt: skip
         if done.returncode != 0:
-            raise UnavailableError(last_complaint(done.stderr or done.stdout))
+            output = done.stderr.strip() or done.stdout.strip()
+            raise UnavailableError(last_complaint(output) if output else f"ended with status {done.returncode}")
 
     def call(self, function: Callable[..., Any], *arguments: str) -> None:
         """Call a function of this package, whose module imports nothing that the environment lacks.

@@ -55,6 +55,8 @@ def test_a_peer_that_can_not_be_installed_is_reported(
 def test_a_failing_call_tells_its_last_line(environment: Environment) -> None:
     with pytest.raises(UnavailableError, match="ValueError: no model there"):
         environment.run(["-c", "raise ValueError('no model there')"])
+    with pytest.raises(UnavailableError, match="ended with status -9"):
+        environment.run(["-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
 
 
 def test_requirements_and_their_distributions() -> None:
