@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 CONTRIB = "com.microsoft"  # the domain of ONNX Runtime's own operators
 CONTRIB_VERSION = 1
@@ -38,6 +40,16 @@ def other_input(node: ir.Node, value: ir.Value) -> ir.Value | None:
     return second if first is value else first
 
 
+def read_weights(graph: ir.Graph, name: str) -> NDArray[np.float32]:
+    """A copy of an initializer's numbers in float32; the file it lies in is not kept mapped, which costs memory."""
+    tensor = graph.initializers[name].const_value
+    assert tensor is not None
+    weights = np.array(tensor.numpy(), np.float32)
+    if isinstance(tensor, ir.ExternalTensor):
+        tensor.release()
+    return weights
+
+
 def output_width(value: ir.Value) -> int:
     """Columns of a matrix that is an initializer, elements of a vector."""
     assert value.shape is not None
@@ -55,8 +67,6 @@ def replace(
 
 def integers(model: ir.Model, name: str, numbers: Sequence[int]) -> ir.Value:
     """An initializer int64 [len(numbers)] of that name, made once."""
-    import numpy as np
-
     if name in model.graph.initializers:
         return model.graph.initializers[name]
     return add_initializer(model, name, ir.tensor(np.array(numbers, np.int64), name=name))

@@ -9,6 +9,7 @@ from typing import Any, Generic
 import numpy as np
 import onnx_ir as ir
 
+from ..graphs.editing import read_weights
 from ..runtime.errors import QuantizationError
 from .blocks import Weights
 from .calibration import InputStatistics
@@ -60,14 +61,12 @@ class LayerQuantizer(Generic[Matrix]):
                 f"{record['initializer']} has a NaN or an infinity in it: expected finite weights; check the checkpoint"
             )
         turned = record["transposed"] or record["role"] == "token_embedding"
-        return np.ascontiguousarray(weights.T) if turned else weights.copy()
+        return np.ascontiguousarray(weights.T) if turned else weights
 
     def _tensor(self, name: str) -> Weights:
         if name in self.changes.vectors:
             return self.changes.vectors[name]
-        tensor = self._graph.initializers[name].const_value
-        assert tensor is not None
-        return np.asarray(tensor.numpy(), np.float32)
+        return read_weights(self._graph, name)
 
     def _smooth(
         self,

@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..graphs.editing import CONTRIB
+from ..graphs.editing import CONTRIB, read_weights
 from ..runtime.session import PlainGraph
 from .blocks import BlockFormat, Weights, quantize_nearest
 from .blockwise import product_attributes
@@ -44,9 +44,7 @@ def measure_sensitivity(
     for index, (name, node) in enumerate(products.items()):
         if progress is not None:
             progress(f"measuring what {name} bears", index / len(products))
-        tensor = model.graph.initializers[name].const_value
-        assert tensor is not None
-        rounded = _with_rounded(proto, node, name, np.asarray(tensor.numpy(), np.float32), form)
+        rounded = _with_rounded(proto, node, name, read_weights(model.graph, name), form)
         ours = _log_probabilities(rounded, directory, window, threads)
         found[name] = float((np.exp(exact) * (exact - ours)).sum(axis=-1).mean())
     return found
