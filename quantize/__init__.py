@@ -47,7 +47,7 @@ def quantize_bundle(
         OutputExistsError: `out` exists and `force` is false.
     """
     from ..runtime.bundle import Bundle, refuse_existing
-    from .calibration_text import calibration_windows
+    from .calibration_text import calibration_windows, refuse_short
     from .pipeline import quantize_to, refuse_unfit
     from .quality import measure_quality
     from .recipe import recipe_named
@@ -58,6 +58,7 @@ def quantize_bundle(
     bundle = Bundle.open(source)
     refuse_unfit(bundle, chosen)
     judged_by = EvaluationText.packaged("evaluation") if evaluation is None else EvaluationText.read(evaluation)
+    refuse_short(bundle, judged_by)  # now, not after the work
     read = EvaluationText.packaged("calibration") if calibration is None else EvaluationText.read(calibration)
 
     def judge(candidate: Bundle) -> tuple[dict[str, object], float]:

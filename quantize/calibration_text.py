@@ -32,6 +32,12 @@ def calibration_windows(bundle: Bundle, text: EvaluationText) -> list[TokenIds]:
     return plain + _conversations(bundle, tokenizer, text, window)
 
 
+def refuse_short(bundle: Bundle, text: EvaluationText) -> None:
+    """Raise OptionError for a text that has not one window for a bundle's model."""
+    window = min(_WINDOW, bundle.manifest.context_length)
+    windows(text.ids(Tokenizer(bundle.tokenizer_path)), window, max(_PLAIN_TOKENS, window))
+
+
 def _conversations(bundle: Bundle, tokenizer: Tokenizer, text: EvaluationText, window: int) -> list[TokenIds]:
     """Conversations cut to one window each; none for a model without chat template, or whose template wants more."""
     paragraphs = [paragraph.strip() for paragraph in text.content.split("\n\n") if paragraph.strip()]
