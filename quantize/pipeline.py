@@ -146,17 +146,18 @@ def _quantize_all(
 ) -> Changes[Any]:
     quantizer = LayerQuantizer(model.graph, recipe, bundle.manifest.architecture)
     reading = SegmentedReading(model, bundle.directory, windows, threads)
+    chosen = _without_tied_embedding(records)
     done = 0
-    for group in _groups(_without_tied_embedding(records)):
+    for group in _groups(chosen):
         if progress is not None:
-            progress("reading the calibration text", done / len(records))
+            progress("reading the calibration text", done / len(chosen))
         inputs = {record["initializer"]: _input_name(model, record) for record in group if _is_product(record)}
         statistics = record_inputs(reading, inputs) if inputs else {}
         for unit in _units(group):
             for name in quantizer.quantize(unit, statistics):
                 done += 1
                 if progress is not None:
-                    progress(f"quantizing {name}", done / len(records))
+                    progress(f"quantizing {name}", done / len(chosen))
     return quantizer.changes
 
 
