@@ -144,7 +144,10 @@ def recipe_line(recipe: Mapping[str, Any] | None) -> str:
         parts.append(f"{len(raised)} matrices {form['bits']} bits in blocks of {form['block_size']}")
     if recipe.get("method"):
         parts.append(recipe["method"])
-    parts += ["smoothed" if recipe.get("smooth") else "not smoothed"]
+    if recipe.get("kv_cache") is None or parts:  # where the cache alone changed, there was nothing to smooth
+        parts.append("smoothed" if recipe.get("smooth") else "not smoothed")
+    if recipe.get("kv_cache"):
+        parts.append(f"{recipe['kv_cache']} cache")
     return f"{recipe['name']}: {', '.join(parts)}"
 
 
