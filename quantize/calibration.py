@@ -10,8 +10,6 @@ import numpy as np
 from .blocks import Weights
 from .segments import SegmentedReading
 
-_SAMPLES_PER_WINDOW = 32  # rows kept of each window, evenly spread
-
 
 @dataclass
 class InputStatistics:
@@ -25,12 +23,15 @@ class InputStatistics:
         return InputStatistics(self.second_moments / scale / scale[:, None], self.samples / scale)
 
 
-def record_inputs(reading: SegmentedReading, inputs: Mapping[str, str]) -> dict[str, InputStatistics]:
+def record_inputs(
+    reading: SegmentedReading, inputs: Mapping[str, str], samples_per_window: int = 32
+) -> dict[str, InputStatistics]:
     """Read on through the text and gather statistics of what goes into some matrices.
 
     Args:
         reading: the text on its way through the graph.
         inputs: the name of the value that goes into each matrix, by the matrix's name.
+        samples_per_window: rows that are kept of each window, evenly spread.
 
     Returns:
         Statistics by the matrix's name.
@@ -44,7 +45,7 @@ def record_inputs(reading: SegmentedReading, inputs: Mapping[str, str]) -> dict[
             values = array.reshape(-1, array.shape[-1]).astype(np.float32, copy=False)
             moments = values.T @ values
             sums[name] = sums[name] + moments if name in sums else moments
-            samples[name].append(values[:: max(1, len(values) // _SAMPLES_PER_WINDOW)].copy())
+            samples[name].append(values[:: max(1, len(values) // samples_per_window)].copy())
         tokens += len(values)
     found = {name: InputStatistics(sums[name] / np.float32(tokens), np.concatenate(samples[name])) for name in names}
     return {matrix: found[name] for matrix, name in inputs.items()}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _LARGEST_CODE = 127  # -128 is left out, so that the codes are symmetric around zero
 _STEPS = np.float32(255)  # between the lowest and the highest code of an activation, uint8
 _PARTS_OF_RANGE = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
-_COLUMNS_TO_JUDGE = 1024  # of a wide matrix: enough to rank ranges by
+_COLUMNS_TO_JUDGE = 256  # of a wide matrix: enough to rank ranges by
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ def _quantize_all(
         if progress is not None:
             progress("reading the calibration text", done / len(chosen))
         inputs = {record["initializer"]: _input_name(model, record) for record in group if _is_product(record)}
-        statistics = record_inputs(reading, inputs) if inputs else {}
+        statistics = record_inputs(reading, inputs, recipe.samples_per_window) if inputs else {}
         for unit in _units(group):
             for name in quantizer.quantize(unit, statistics):
                 done += 1

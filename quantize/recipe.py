@@ -38,6 +38,7 @@ class QuantRecipe(ABC, Generic[Matrix]):
     description: str
     kind: ClassVar[Kind]  # how the graph is rewritten
     operators: ClassVar[str]  # the operator set of the bundles that it takes
+    samples_per_window: ClassVar[int] = 32  # rows of calibration that roundings are compared on
     smooth: bool = True  # move the activations' outliers into the weights
     max_kl: float  # the most mean KL divergence from full precision, in nats
     kv_cache: Literal["int8"] | None = None  # None: keys and values are cached in full precision
@@ -145,6 +146,8 @@ class StaticRecipe(PlainRecipe):
     """Inputs are rounded by a range that calibration found."""
 
     kind = "static"
+    # A range must have seen the outliers: on the embedded model, 32 samples cost 0.0064 nats, 128 cost 0.0027.
+    samples_per_window = 128
 
 
 class Exact:
