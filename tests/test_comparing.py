@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from onnxgpt.comparing import compare, read_text, report_rows
-from onnxgpt.loading import find_bundle
 from onnxgpt.quantize.text_files import EvaluationText
+from onnxgpt.runtime.bundle import Bundle
 from onnxgpt.runtime.errors import BundleNotFoundError, OptionError, SourceNotFoundError
 
 CHECKPOINT = Path(__file__).parents[1] / "models" / "fairytale" / "checkpoint"
 TEXT = EvaluationText.packaged("evaluation")
 
 
-def test_the_embedded_bundle_against_pytorch_itself() -> None:
+def test_full_precision_against_pytorch_itself(full_bundle: Bundle) -> None:
     """Two engines that share no code: full precision must lose nothing but digits."""
-    report = compare("fairytale", str(CHECKPOINT), TEXT, window=200, tokens=400, threads=1)
+    report = compare(str(full_bundle.directory), str(CHECKPOINT), TEXT, window=200, tokens=400, threads=1)
 
     assert report.reference.startswith("checkpoint (torch 2.")
     assert 0 < report.mean_kl < 1e-9
@@ -30,8 +30,8 @@ def test_the_embedded_bundle_against_pytorch_itself() -> None:
     assert 0 < max(report.layer_errors) < 1e-5
 
 
-def test_a_directory_and_a_name_are_the_same_bundle() -> None:
-    report = compare(str(find_bundle("fairytale")), "fairytale", TEXT, window=64, tokens=128, threads=1)
+def test_a_bundle_against_itself_in_rows(full_bundle: Bundle) -> None:
+    report = compare(str(full_bundle.directory), str(full_bundle.directory), TEXT, window=64, tokens=128, threads=1)
 
     assert report.mean_kl < 1e-10
     rows = dict(report_rows(report))

@@ -15,7 +15,7 @@ from onnxgpt.runtime.errors import BundleNotFoundError, MemoryLimitError
 def test_without_a_name_the_model_in_the_box_is_loaded() -> None:
     model = onnxgpt.load()
 
-    assert model.bundle.manifest.name == "fairytale"
+    assert model.bundle.manifest.name == "fairytale-int8"
 
 
 def test_the_embedded_bundle_is_made_of_files_not_links() -> None:
@@ -50,5 +50,5 @@ def test_what_cannot_be_loaded_is_refused(
 
 
 def test_the_limit_reaches_the_model() -> None:
-    with pytest.raises(MemoryLimitError, match=r"loading the weights of fairytale needs 23\.7 MB"):
-        onnxgpt.load("fairytale", memory_limit="20MB")
+    with pytest.raises(MemoryLimitError, match=r"loading the weights of fairytale-int8 needs 6\.6 MB"):
+        onnxgpt.load("fairytale", memory_limit="5MB")

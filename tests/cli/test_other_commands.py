@@ -10,6 +10,7 @@ import pytest
 
 import onnxgpt
 from onnxgpt.loading import find_bundle
+from onnxgpt.runtime.bundle import Bundle
 
 from .conftest import Run
 
@@ -32,7 +33,7 @@ def test_score_tells_what_the_model_tells(onnxgpt_command: Run) -> None:
     assert sum(found["logprobs"]) == pytest.approx(expected.total, abs=1e-4)
 
 
-def test_info_tells_architecture_memory_parity_and_places(onnxgpt_command: Run) -> None:
+def test_info_tells_architecture_memory_quality_and_places(onnxgpt_command: Run) -> None:
     plain = onnxgpt_command("info").stdout
     found = json.loads(onnxgpt_command("info", "fairytale", "--json").stdout)
 
@@ -44,9 +45,19 @@ def test_info_tells_architecture_memory_parity_and_places(onnxgpt_command: Run) 
     assert found["bytes"]["weights"] == sum(weights)
     assert list(found["nodes"]) == ["CPUExecutionProvider"]
     assert found["nodes"]["CPUExecutionProvider"] > 6
-    assert found["parity"]["passed"] is True
+    assert found["parity"] is None
+    assert found["quality"]["mean_kl"] < found["quantization"]["max_kl"] == 0.01
     assert "12.3 kB per token, 6.3 MB at 512 tokens" in plain
-    assert "the same as torch" in plain
+    assert "quantization  int8: layers 8 bits in blocks of 128" in plain
+    assert "top-1 98.2% of fairytale (float32)" in plain
+
+
+def test_info_tells_the_parity_of_full_precision(onnxgpt_command: Run, full_bundle: Bundle) -> None:
+    directory = str(full_bundle.directory)
+    found = json.loads(onnxgpt_command("info", directory, "--json").stdout)
+
+    assert found["parity"]["passed"] is True
+    assert "the same as torch" in onnxgpt_command("info", directory).stdout
 
 
 def test_verify_reads_every_file(onnxgpt_command: Run) -> None:
@@ -54,7 +65,8 @@ def test_verify_reads_every_file(onnxgpt_command: Run) -> None:
     found = json.loads(onnxgpt_command("verify", "fairytale", "--json").stdout)
 
     assert plain.returncode == 0
-    assert plain.stdout.endswith("as they were written\n")
+    assert "as they were written\n" in plain.stdout
+    assert "when it was quantized\n" in plain.stdout
     assert set(found["files"]) == {path.name for path in find_bundle("fairytale").iterdir()} - {"bundle.json"}
     assert found["parity"] is None
 

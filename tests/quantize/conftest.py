@@ -10,7 +10,6 @@ import pytest
 import torch
 import transformers
 
-from onnxgpt.loading import find_bundle
 from onnxgpt.runtime.bundle import Bundle
 
 from .damaged import damaged_fairytale, round_to_bfloat16
@@ -19,16 +18,8 @@ FAIRYTALE_CHECKPOINT = Path(__file__).parents[2] / "models" / "fairytale" / "che
 
 
 @pytest.fixture(scope="session")
-def fairytale_bundle() -> Bundle:
-    return Bundle.open(find_bundle("fairytale"))
-
-
-@pytest.fixture(scope="session")
-def full_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The embedded model in full precision, as `export` makes it."""
-    from onnxgpt.export import export_bundle
-
-    return export_bundle(FAIRYTALE_CHECKPOINT, tmp_path_factory.mktemp("full") / "fairytale")
+def fairytale_bundle(full_bundle: Bundle) -> Bundle:
+    return full_bundle
 
 
 @pytest.fixture(scope="session")
@@ -52,8 +43,8 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bund
 
 
 @pytest.fixture(scope="session")
-def rounded_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return damaged_fairytale(tmp_path_factory.mktemp("rounded") / "bundle", round_to_bfloat16)
+def rounded_bundle(full_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return damaged_fairytale(full_bundle, tmp_path_factory.mktemp("rounded") / "bundle", round_to_bfloat16)
 
 
 def _read_by_transformers() -> Any:

@@ -10,14 +10,12 @@ import numpy as np
 import onnx
 import torch
 
-from onnxgpt.loading import find_bundle
 from onnxgpt.runtime.bundle import WEIGHTS_FILE, Bundle, seal
 
 
-def damaged_fairytale(directory: Path, change: Callable[[str, np.ndarray], None]) -> Bundle:
-    """A copy of the embedded bundle after `change(name, weights)`, in place, for every float32 weight on disk."""
-    original = find_bundle("fairytale")
-    shutil.copytree(original, directory)
+def damaged_fairytale(original: Bundle, directory: Path, change: Callable[[str, np.ndarray], None]) -> Bundle:
+    """A copy of a float32 bundle after `change(name, weights)`, in place, for every float32 weight on disk."""
+    shutil.copytree(original.directory, directory)
     graph = onnx.load(directory / "model.onnx", load_external_data=False).graph
     changed = 0
     for tensor in graph.initializer:
@@ -36,7 +34,7 @@ def damaged_fairytale(directory: Path, change: Callable[[str, np.ndarray], None]
             changed += 1
     assert changed > 10
     (directory / "bundle.json").unlink()
-    seal(directory, Bundle.open(original).manifest)
+    seal(directory, original.manifest)
     return Bundle.open(directory)
 
 

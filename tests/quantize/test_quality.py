@@ -170,7 +170,7 @@ def test_a_model_that_knows_nothing_has_the_vocabulary_s_perplexity(
         if name == "token_embedding.weight":
             weights[:] = 0
 
-    empty = damaged_fairytale(tmp_path / "empty", forget)
+    empty = damaged_fairytale(fairytale_bundle, tmp_path / "empty", forget)
     found = measure_quality(empty, fairytale_bundle, TEXT, window=WINDOW, tokens=TOKENS, layers=False, threads=1)
     exact = log_probabilities(fairytale_in_transformers, ids)
     vocabulary = exact.shape[1]
@@ -261,7 +261,7 @@ def test_weights_that_are_not_finite_are_an_error_and_no_figure(tmp_path: Path, 
         if name == "final_norm.weight":
             weights[0] = np.nan
 
-    broken = damaged_fairytale(tmp_path / "broken", break_one)
+    broken = damaged_fairytale(fairytale_bundle, tmp_path / "broken", break_one)
 
     with pytest.raises(BundleError, match=r"fairytale \(float32\) gives logits that are not finite"):
         measure_quality(broken, fairytale_bundle, TEXT, window=128, tokens=128)

@@ -1,4 +1,4 @@
-"""The embedded model, opened once."""
+"""The fairy-tale model, opened once."""
 
 import pytest
 
@@ -6,5 +6,6 @@ import onnxgpt
 
 
 @pytest.fixture(scope="session")
-def fairytale():
-    return onnxgpt.load("fairytale", threads=2)
+def fairytale(full_bundle):
+    """The fairy-tale model in full precision, as its judges compute."""
+    return onnxgpt.load(full_bundle.directory, threads=2)

@@ -195,7 +195,7 @@ def test_a_cancelled_stream_frees_its_cache():
 
 
 def test_memory_limits_are_kept_before_anything_is_allocated():
-    with pytest.raises(MemoryLimitError, match="loading the weights of fairytale needs"):
+    with pytest.raises(MemoryLimitError, match="loading the weights of fairytale-int8 needs"):
         onnxgpt.load("fairytale", memory_limit=1000)
     weights = onnxgpt.load("fairytale").bundle.weight_bytes
     model = onnxgpt.load("fairytale", memory_limit=weights + 100 * 12_288)
