@@ -146,7 +146,7 @@ class StaticRecipe(PlainRecipe):
     """Inputs are rounded by a range that calibration found."""
 
     kind = "static"
-    # A range must have seen the outliers: on the embedded model, 32 samples cost 0.0064 nats, 128 cost 0.0027.
+    # A range must have seen the outliers: on the embedded model, 32 samples cost 0.0064 nats, 128 cost 0.0028.
     samples_per_window = 128
 
 
@@ -224,12 +224,15 @@ RECIPES: dict[str, QuantRecipe[Any]] = {
         DynamicRecipe(
             name="int8-dynamic",
             description="8-bit products of the ONNX domain alone, inputs rounded as they come: for any ONNX backend.",
-            by_row=_EVERY_PRODUCT,
+            by_row=_EVERY_PRODUCT,  # SmolLM2: 0.011 nats; with down alone 0.016, and a step faster by 3 to 10 %
             max_kl=0.10,
         ),
         StaticRecipe(
             name="int8-static",
             description="8-bit products between QuantizeLinear and DequantizeLinear, ranges from a text: accelerators.",
+            # The inputs of SmolLM2's 12th down reach 2,900 at the first token and 1.5 at most others. The model's loss
+            # is 0.18 nats (32 samples) when they share a range, 0.016 when rows have their own.
+            by_row=("down",),
             max_kl=0.10,
         ),
         WeightsKept(

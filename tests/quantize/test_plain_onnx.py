@@ -152,8 +152,8 @@ def test_the_loss_is_small_and_reported(quantized: Bundle) -> None:
     assert recipe is not None
     assert recipe["max_kl"] == 0.10
     assert quality["text"]["name"] == "evaluation.txt"
-    # Measured: dynamic 0.0010 nats and 97.4 % top-1, static 0.0063 and 95.2 %.
-    limit, agreement = (0.002, 0.965) if recipe["name"] == "int8-dynamic" else (0.012, 0.94)
+    # Measured: dynamic 0.0010 nats and 97.4 % top-1, static 0.0024 and 96.4 %.
+    limit, agreement = (0.002, 0.965) if recipe["name"] == "int8-dynamic" else (0.005, 0.955)
     assert quality["mean_kl"] < limit
     assert quality["top1_agreement"] > agreement
     assert not quantized.manifest.graph.shares_cache_buffer
