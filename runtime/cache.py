@@ -8,6 +8,7 @@ past: the present of one step is the past of the next.
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,7 +95,7 @@ class KVCache:
         kept = self.length
         for index, old in enumerate(self.buffers):
             two, batch, heads, _, size = old.shape
-            new = np.empty((two, batch, heads, capacity, size), old.dtype)
+            new = _allocate((two, batch, heads, capacity, size), old.dtype)
             new[:, :, :, :kept] = old[:, :, :, :kept]
             self.buffers[index] = new
         self.capacity = capacity
@@ -241,6 +242,12 @@ class SeparateKVCache:
 
 
 AnyCache = KVCache | SeparateKVCache
+
+
+def _allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An array in pages of its own, which go back to the system when it does; the heap would keep them."""
+    pages = mmap.mmap(-1, max(1, math.prod(shape) * dtype.itemsize))
+    return np.frombuffer(pages, dtype, math.prod(shape)).reshape(shape)
 
 
 def _round_up(length: int, limit: int) -> int:

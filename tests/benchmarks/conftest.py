@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import onnxgpt
-
-ROOT = Path(onnxgpt.__file__).parent
+ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 
 from compare.contestants import Contestant, our_bundle  # noqa: E402

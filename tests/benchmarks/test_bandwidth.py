@@ -17,9 +17,7 @@ from bandwidth.native import BandwidthError, ReadTest
 from bandwidth.step_profile import Profile, read_profile
 from onnx import TensorProto, helper
 
-import onnxgpt
-
-ROOT = Path(onnxgpt.__file__).parent
+ROOT = Path(__file__).parents[2]
 HAS_COMPILER = bool(os.environ.get("CC") or any(shutil.which(name) for name in ("cc", "gcc", "clang")))
 
 

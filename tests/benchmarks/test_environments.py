@@ -13,8 +13,6 @@ from compare.texts import Text
 from compare.workspace import Workspace
 from tokenizers import Tokenizer
 
-import onnxgpt
-
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
@@ -101,7 +99,7 @@ def test_models_of_two_sources_are_kept_apart(tmp_path: Path) -> None:
 def test_a_text_is_cut_into_windows_from_a_character_on(tmp_path: Path) -> None:
     path = tmp_path / "tale.txt"
     path.write_text("Skip this. " + "Once upon a time there was a king. " * 40, encoding="utf-8")
-    tokenizer = Path(onnxgpt.__file__).parent / "models" / "fairytale" / "bundle" / "tokenizer.json"
+    tokenizer = Path(__file__).parents[2] / "models" / "fairytale" / "bundle" / "tokenizer.json"
     text = Text.parse(f"{path}@11")
 
     windows = text.windows(tokenizer, tokens=70, window=32)

@@ -12,13 +12,12 @@ import torch
 from compare.weights import write_checkpoint_as_gguf, write_gguf, write_hugging_face
 from transformers import AutoConfig, AutoModelForCausalLM
 
-import onnxgpt
 from onnxgpt.models.checkpoint import build_gpt, open_checkpoint
 from onnxgpt.models.families import gguf_family_of
 from onnxgpt.models.gguf_file import GgufFile, _rules
 from onnxgpt.models.weight_rules import canonical_shapes, read_weights
 
-CHECKPOINT = Path(onnxgpt.__file__).parent / "models" / "fairytale" / "checkpoint"
+CHECKPOINT = Path(__file__).parents[2] / "models" / "fairytale" / "checkpoint"
 
 
 def test_transformers_reads_the_directory_as_the_same_model(tmp_path: Path) -> None:

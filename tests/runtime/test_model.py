@@ -1,6 +1,8 @@
 """The Model on the embedded bundle, with transformers on the same checkpoint as the judge."""
 
 import gc
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -216,3 +218,29 @@ def test_providers():
     with pytest.raises(ProviderError, match="threads is 0"):
         onnxgpt.load("fairytale", threads=0)
     assert onnxgpt.load("fairytale", provider="cpu").session.provider == "cpu"
+
+
+MEASURE_CANCELLING = """
+import sys
+import onnxgpt
+
+def resident():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
+
+model = onnxgpt.load("fairytale", threads=1)
+for _ in range(3):
+    stream = model.stream([433] * 450, max_new_tokens=60, do_sample=False, eos_token_id=[])
+    next(stream)
+    streaming = resident()
+    stream.close()
+    freed = streaming - resident()
+print(freed, 451 * model.session.spec.layout.bytes_per_token())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the resident memory from /proc")
+def test_a_cancelled_stream_s_memory_goes_back_to_the_system():
+    done = subprocess.run([sys.executable, "-c", MEASURE_CANCELLING], capture_output=True, text=True, check=True)
+    freed, written = map(int, done.stdout.split())
+    assert freed > 0.9 * written
