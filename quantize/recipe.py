@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from ..runtime.errors import OptionError
@@ -255,7 +255,9 @@ def recipe_named(name: str, **changes: Any) -> QuantRecipe[Any]:
         near = difflib.get_close_matches(name, RECIPES, 1)
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(RECIPES)}"
         raise OptionError(f"unknown recipe {name!r}: {hint}")
-    try:
-        return replace(RECIPES[name], **changes)
-    except TypeError as error:
-        raise OptionError(f"unknown field of a recipe ({error})") from error
+    recipe = RECIPES[name]
+    known = [item.name for item in fields(recipe) if item.name not in ("name", "description")]
+    for field_name in changes:
+        if field_name not in known:
+            raise OptionError(f"the recipe {name} has no field {field_name!r}: expected one of {', '.join(known)}")
+    return replace(recipe, **changes)
