@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,4 +17,6 @@ def full_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The embedded model in full precision, exported from its checkpoint once; the package holds it in int8."""
     from onnxgpt.export import export_bundle
 
-    return export_bundle(FAIRYTALE_CHECKPOINT, tmp_path_factory.mktemp("full") / "fairytale")
+    directory = tmp_path_factory.mktemp("full")
+    source = shutil.copytree(FAIRYTALE_CHECKPOINT, directory / "source" / "fairytale")  # whose name the bundle gets
+    return export_bundle(source, directory / "fairytale")

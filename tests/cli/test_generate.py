@@ -95,7 +95,14 @@ def test_chat_needs_a_template(onnxgpt_command: Run) -> None:
 def test_ctrl_c_while_streaming_ends_cleanly(tmp_path: Path) -> None:
     # The rest of 500 tokens takes much longer than the signal after the first one.
     command = [*COMMAND, "generate", PROMPT, "--max-new-tokens", "500", "--seed", "7"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        # A test run in the background of a shell ignores the signal, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         first = os.read(process.stdout.fileno(), 1)

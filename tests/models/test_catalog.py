@@ -191,6 +191,7 @@ def test_a_disk_without_room_is_told_before_anything_is_fetched(index: Path, cac
 
 def _pull_in_a_process(index: str, cache: str, delay: str) -> None:
     """Entry point of child processes: a pull whose check of the content takes `delay` seconds."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a test run in the background has switched off
     os.environ.update(PIP_NO_INDEX="1", PIP_FIND_LINKS=index, ONNXGPT_CACHE=cache)
     catalog.CATALOG = {"tiny": tiny_entry()}  # type: ignore[misc]
 
