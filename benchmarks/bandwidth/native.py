@@ -28,12 +28,12 @@ class Bandwidth:
 
     @property
     def best(self) -> float:
-        """The fastest pass: what the memory can give, and so the bound."""
+        """The fastest pass."""
         return max(self.passes)
 
     @property
     def typical(self) -> float:
-        """The median pass."""
+        """The median pass: the bound. A single pass can be disturbed, and on a virtual machine its clock too."""
         return median(self.passes)
 
 

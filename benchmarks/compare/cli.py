@@ -6,6 +6,7 @@ import argparse
 import datetime
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,12 @@ _DESCRIPTION = """onnxgpt beside other runtimes, on the same weights.
 """
 
 
+_STARTED = time.monotonic()
+
+
 def say(message: str) -> None:
-    """Progress, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """Progress, on stderr, with the seconds since the start."""
+    print(f"{time.monotonic() - _STARTED:6.1f} {message}", file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -163,7 +167,7 @@ def _add_run_options(add: Callable[..., Any]) -> None:
     add("--threads", type=int, default=2)
     add("--rounds", type=int, default=5, help="of the speed measurements; 0: none")
     add("--load-rounds", type=int, default=3)
-    add("--limit-seconds", type=float, default=1.5, help="decoding stops after so long, done or not")
+    add("--limit-seconds", type=float, default=1.0, help="decoding stops after so long, done or not")
     add("--seed", type=int, default=0, help="of the order and the prompts")
     add("--text", type=Text.parse, action="append", metavar="FILE[@CHARACTER]", help=text)
     add("--text-tokens", type=int, default=4096, help="of each text; 0: no quality")

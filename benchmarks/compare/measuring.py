@@ -55,7 +55,7 @@ class Measuring:
         """Start every contestant in a process of its own: import, load, first token; then peak memory of some work.
 
         The files are read before, so that everybody finds them in the system's cache. Peak memory is of the process:
-        libraries, model, 64 new tokens after a prompt of 64, and a prompt of 512 tokens if the context holds as many.
+        libraries, model, 16 new tokens after a prompt of 64, and a prompt of 512 tokens if the context holds as many.
         """
         for number in range(rounds):
             for contestant in self._shuffled(self.contestants):
@@ -72,7 +72,7 @@ class Measuring:
         times = worker.ask("load")
         first = worker.ask("generate", prompts=self._same_prompt, new_tokens=1)
         cold = worker.age
-        entry.first_ids = worker.ask("generate", prompts=self._same_prompt, new_tokens=64)["ids"]
+        entry.first_ids = worker.ask("generate", prompts=self._same_prompt, new_tokens=16)["ids"]
         long = prompts(self._random, 1, min(512, self._context - 2), self._vocabulary)
         worker.ask("generate", prompts=long, new_tokens=2)
         peak = worker.ask("memory")["peak_bytes"]
@@ -109,7 +109,7 @@ class Measuring:
             for number in range(rounds):
                 if isinstance(test, ReadTest):
                     found = test.run(self._threads)
-                    speeds.append(found.best)
+                    speeds.append(found.typical)
                     instructions = found.instructions
                 for workload in self._shuffled(fitting):
                     for name in self._shuffled(list(workers)):

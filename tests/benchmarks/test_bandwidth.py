@@ -119,3 +119,4 @@ def test_the_command_reports_the_bound_of_a_bundle() -> None:
     assert found["bound_tokens_per_second"] == pytest.approx(bound)
     assert found["step_share_of_bound"] == pytest.approx(found["tokens_per_second"] / bound)
     assert sum(found["operator_seconds"].values()) < found["profiled_run_seconds"]
+    assert 0 < found["products_seconds"] < found["step_seconds"]
