@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .cache import AnyCache
 from .config import GenerationConfig
-from .logits import Logits, log_sum_exp, processors_for
+from .logits import Logits, Pipeline, Rows, log_sum_exp
 from .sampling import Sampler
 from .session import Session
 from .stopping import StopMatcher
@@ -79,6 +79,7 @@ def decode(
     logits: Logits,
     prompt_ids: Sequence[int],
     config: GenerationConfig,
+    pipeline: Pipeline,
     sampler: Sampler,
     limit: int,
 ) -> Iterator[Step]:
@@ -87,14 +88,13 @@ def decode(
     Args:
         logits: of the prompt's last token, [1, vocabulary].
     """
-    processors = processors_for(config)
-    token_ids = list(prompt_ids)
+    token_ids = np.empty(len(prompt_ids) + limit, np.int64)
+    token_ids[: len(prompt_ids)] = prompt_ids
     for index in range(limit):
-        scores = logits
-        for process in processors:
-            scores = process([token_ids], scores)
+        length = len(prompt_ids) + index
+        scores = pipeline(Rows([token_ids[:length]], [len(prompt_ids)], [sampler.sequence]), logits)
         token = sampler.choose(scores[0], index)
-        token_ids.append(token)
+        token_ids[length] = token
         finish = "eos" if token in config.eos_token_id else "length" if index + 1 == limit else None
         yield Step(token, float(logits[0, token] - log_sum_exp(logits)[0]), finish)
         if finish:

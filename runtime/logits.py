@@ -1,4 +1,4 @@
-"""Logits processors: pure functions (token ids, logits) -> logits, over [batch, vocabulary].
+"""Logits processors: pure functions (rows, logits) -> logits, over [rows, vocabulary].
 
 Names, meanings and order are Hugging Face transformers': repetition penalty, then temperature, top-k, top-p, min-p.
 A token that is filtered out has the logit -inf. Processors never write into their input.
@@ -7,34 +7,80 @@ A token that is filtered out has the logit -inf. Processors never write into the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .config import GenerationConfig
+from .tokenizer import Tokenizer
 
 Logits = NDArray[np.float32]
-TokenIds = Sequence[Sequence[int]]  # of every row, prompt included
-Processor = Callable[[TokenIds, Logits], Logits]
+TokenIds = Sequence[Sequence[int] | NDArray[np.int64]]  # of every row, prompt included
 _NEVER = np.float32(-np.inf)
 
 
-def processors_for(config: GenerationConfig) -> tuple[Processor, ...]:
-    """The processors that a config asks for, in order; those that would change nothing are left out."""
+@dataclass(frozen=True)
+class Rows:
+    """The texts whose next tokens are chosen. Ids as int64 arrays cost least; they are only read, at once.
+
+    `sequences` are the indices of the rows within their prompts, as the random stream counts them.
+    """
+
+    token_ids: TokenIds
+    prompt_lengths: Sequence[int]
+    sequences: Sequence[int]
+
+
+Processor = Callable[[Rows, Logits], Logits]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Processors in order: called with rows and their logits float32 [rows, vocabulary], it gives new logits."""
+
+    processors: tuple[Processor, ...]
+
+    def __call__(self, rows: Rows, logits: Logits) -> Logits:
+        """Apply all; with none the logits themselves come back."""
+        for process in self.processors:
+            logits = process(rows, logits)
+        return logits
+
+
+def processors_for(
+    config: GenerationConfig,
+    *,
+    vocabulary_size: int,
+    context_length: int,
+    tokenizer: Tokenizer | None = None,
+    seed: int | None = None,
+    least_kept: int = 1,
+) -> Pipeline:
+    """The pipeline that a config asks for; processors that would change nothing are left out.
+
+    Args:
+        config: the options.
+        vocabulary_size: of the logits; options that name other tokens are refused.
+        context_length: where forced last tokens look for the end.
+        tokenizer: for options that are texts.
+        seed: for what draws numbers of its own.
+        least_kept: filters leave this many tokens at least (beam sampling: one more than end tokens).
+    """
     chosen: list[Processor] = []
     if config.repetition_penalty != 1:
-        chosen.append(lambda ids, logits: penalize_repetition(ids, logits, config.repetition_penalty))
+        chosen.append(lambda rows, logits: penalize_repetition(rows.token_ids, logits, config.repetition_penalty))
     if config.is_greedy:
-        return tuple(chosen)
+        return Pipeline(tuple(chosen))
     if config.temperature != 1:
         chosen.append(lambda _, logits: divide_by_temperature(logits, config.temperature))
     if config.top_k:
-        chosen.append(lambda _, logits: keep_top_k(logits, config.top_k))
+        chosen.append(lambda _, logits: keep_top_k(logits, max(config.top_k, least_kept)))
     if config.top_p < 1:
         chosen.append(lambda _, logits: keep_top_p(logits, config.top_p))
     if config.min_p:
         chosen.append(lambda _, logits: keep_min_p(logits, config.min_p))
-    return tuple(chosen)
+    return Pipeline(tuple(chosen))
 
 
 def penalize_repetition(token_ids: TokenIds, logits: Logits, penalty: float) -> Logits:

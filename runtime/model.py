@@ -17,7 +17,7 @@ from .cache import AnyCache
 from .config import GenerationConfig
 from .errors import BundleError, MemoryLimitError, OptionError, PromptError
 from .generation import PREFILL_CHUNK, Completion, Step, Token, complete, decode, prefill, with_text
-from .logits import Logits
+from .logits import Logits, processors_for
 from .memory import MemoryBudget, format_bytes, parse_bytes
 from .random import draw_seed
 from .sampling import Sampler
@@ -262,13 +262,20 @@ class _Request:
         self.limit = limit
         self.seed = seed
 
-    def steps(self, session: Session, cache: AnyCache, logits: Logits, sequence: int) -> Iterator[Step]:
+    def steps(self, model: Model, cache: AnyCache, logits: Logits, sequence: int) -> Iterator[Step]:
         sampler = Sampler(is_greedy=self.config.is_greedy, seed=self.seed or 0, sequence=sequence)
-        return decode(session, cache, logits, self.ids, self.config, sampler, self.limit)
+        pipeline = processors_for(
+            self.config,
+            vocabulary_size=model.session.spec.vocab_size,
+            context_length=model.context_length,
+            tokenizer=model.tokenizer,
+            seed=self.seed,
+        )
+        return decode(model.session, cache, logits, self.ids, self.config, pipeline, sampler, self.limit)
 
     def tokens(self, model: Model, cache: AnyCache, logits: Logits, sequence: int) -> Iterator[Token]:
         decoder = StreamDecoder(model.tokenizer, context=self.ids)
-        return with_text(self.steps(model.session, cache, logits, sequence), decoder, self.config.stop_strings)
+        return with_text(self.steps(model, cache, logits, sequence), decoder, self.config.stop_strings)
 
 
 def _generation_defaults(bundle: Bundle) -> dict[str, Any]:

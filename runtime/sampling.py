@@ -33,10 +33,10 @@ class Sampler:
     def __init__(self, *, is_greedy: bool, seed: int, sequence: int = 0):
         self._is_greedy = is_greedy
         self._seed = seed
-        self._sequence = sequence
+        self.sequence = sequence
 
     def choose(self, logits: NDArray[np.float32], step: int) -> int:
         """The token of step `step` (from 0) for processed logits [vocabulary]."""
         if self._is_greedy:
             return int(logits.argmax())
-        return choose_by_number(logits, uniform(self._seed, self._sequence, step))
+        return choose_by_number(logits, uniform(self._seed, self.sequence, step))

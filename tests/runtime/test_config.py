@@ -22,8 +22,11 @@ from onnxgpt.runtime.errors import OptionError
         ({"num_return_sequences": 0}, "num_return_sequences is 0"),
         ({"do_sample": 1}, "do_sample is 1: expected True or False"),
         ({"stop_strings": ""}, "stop_strings holds an empty string"),
+        ({"stop_strings": {"a": 1}}, "stop_strings is {'a': 1}: expected a string or a list of them"),
+        ({"eos_token_id": "5"}, "eos_token_id is '5': expected a token id or a list of them"),
+        ({"eos_token_id": [1, True]}, "eos_token_id holds True"),
         ({"stop_strings": ["a", 3]}, "stop_strings holds 3: expected a string"),
-        ({"eos_token_id": -1}, "eos_token_id is (-1,)"),
+        ({"eos_token_id": -1}, "eos_token_id holds -1: expected a token id"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**64}, "below 2**64"),
         ({"temprature": 1}, "unknown option 'temprature': did you mean temperature?"),
@@ -58,6 +61,11 @@ def test_inherited_defaults_are_not_judged_and_foreign_keys_pass():
     config = GenerationConfig.resolve(defaults, {"do_sample": False})
     assert config.is_greedy
     assert config.top_k == 40
+
+
+def test_none_is_the_same_as_leaving_an_option_out():
+    assert GenerationConfig.resolve({"top_k": 7}, {"top_k": None, "max_length": None}).top_k == 7
+    assert GenerationConfig(top_p=None, seed=None) == GenerationConfig()
 
 
 def test_temperature_zero_means_greedy():

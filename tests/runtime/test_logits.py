@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from onnxgpt.runtime.config import GenerationConfig
-from onnxgpt.runtime.logits import log_sum_exp, processors_for, softmax
+from onnxgpt.runtime.logits import Rows, log_sum_exp, processors_for, softmax
 
 CASES = [
     ({"temperature": 0.7}, lambda: [TemperatureLogitsWarper(0.7)]),
@@ -37,6 +37,10 @@ CASES = [
 ]
 
 
+def pipeline_for(config):
+    return processors_for(config, vocabulary_size=1000, context_length=100)
+
+
 @pytest.mark.parametrize(("options", "judges"), CASES)
 def test_distribution_equals_transformers(options, judges):
     generator = np.random.default_rng(5)
@@ -44,9 +48,7 @@ def test_distribution_equals_transformers(options, judges):
     token_ids = generator.integers(0, 1000, (3, 20)).tolist()
     before = logits.copy()
     config = GenerationConfig(**({"do_sample": True, "top_k": 0} | options))
-    ours = logits
-    for process in processors_for(config):
-        ours = process(token_ids, ours)
+    ours = pipeline_for(config)(Rows(token_ids, [10] * 3, [0] * 3), logits)
     theirs = torch.from_numpy(logits.copy())
     for judge in judges():
         theirs = judge(torch.tensor(token_ids), theirs)
@@ -56,8 +58,8 @@ def test_distribution_equals_transformers(options, judges):
 
 
 def test_greedy_keeps_the_penalty_alone():
-    assert len(processors_for(GenerationConfig(repetition_penalty=1.1, temperature=0.5, top_k=3))) == 1
-    assert processors_for(GenerationConfig()) == ()
+    assert len(pipeline_for(GenerationConfig(repetition_penalty=1.1, temperature=0.5, top_k=3)).processors) == 1
+    assert pipeline_for(GenerationConfig()).processors == ()
 
 
 def test_log_sum_exp_of_large_logits():
