@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .kinship import Kinship
 from .memory import MemoryBudget
 
 UNLIMITED = 1 << 31  # tokens
@@ -63,6 +64,7 @@ class KVCache:
         self._budget = budget
         self._reserved = 0
         self._owned = True
+        self._kinship = Kinship(batch)
         self.capacity = 0
         self.buffers: list[NDArray[Any]] = [
             np.empty((2, batch, heads, 0, size), layout.dtype) for heads, size in layout.layers
@@ -109,6 +111,8 @@ class KVCache:
         view.lengths = self.lengths[index : index + 1]
         view.version, view.lane = 0, None
         view._budget, view._reserved, view._owned = self._budget, 0, False
+        view._kinship = Kinship(1)
+        self._kinship.forget(index)
         view.capacity = self.capacity
         view.buffers = [buffer[:, index : index + 1] for buffer in self.buffers]
         return view
@@ -120,6 +124,27 @@ class KVCache:
     def truncate(self, length: int) -> None:
         """Forget the tokens of every row from position `length` on."""
         np.minimum(self.lengths, length, out=self.lengths)
+        self._kinship.truncate(length)
+
+    def reorder(self, parents: Sequence[int]) -> list[int]:
+        """Give each of the `parents` (rows) a child with its tokens, as a beam search does after every step.
+
+        Children lie where they cost least: a parent's first one in its row, without a copy; for the others only the
+        tokens are copied that their row does not have in common with the parent.
+
+        Args:
+            parents: [batch]; a row may be named several times, or never: then its tokens are lost.
+
+        Returns:
+            Of each child its row.
+        """
+        rows, copies = self._kinship.adopt(parents, self.lengths)
+        for copy in copies:
+            tokens = slice(copy.start, self.lengths[copy.source])
+            for buffer in self.buffers:
+                buffer[:, copy.row, :, tokens] = buffer[:, copy.source, :, tokens]
+            self.lengths[copy.row] = self.lengths[copy.source]
+        return rows
 
     def copy(self) -> KVCache:
         """An independent cache with the same content.
@@ -165,6 +190,8 @@ class SeparateKVCache:
         self._budget = budget
         self._reserved = 0
         self._parent: tuple[SeparateKVCache, int] | None = None
+        self._kinship = Kinship(batch)
+        self._has_twin = False  # whose values are the same arrays
         self.values: list[NDArray[Any]] = [
             np.zeros((batch, heads, 0, size), layout.dtype) for heads, size in layout.layers for _ in range(2)
         ]
@@ -189,6 +216,7 @@ class SeparateKVCache:
         """Take a step's presents, `count` tokens longer, as the next pasts; a row hands them on to its batch."""
         self.lengths += count
         self.values = list(presents)
+        self._has_twin = False
         if self._parent is not None:
             batch, index = self._parent
             batch._place(index, self.values, self.length)
@@ -209,12 +237,27 @@ class SeparateKVCache:
         length = int(view.lengths[0])
         view.values = [np.ascontiguousarray(value[index : index + 1, :, :length]) for value in self.values]
         view._parent = (self, index)
+        self._kinship.forget(index)
         return view
 
     def truncate(self, length: int) -> None:
         """Forget the tokens of every row from position `length` on."""
         np.minimum(self.lengths, length, out=self.lengths)
         self.values = [np.ascontiguousarray(value[:, :, : self.length]) for value in self.values]
+        self._kinship.truncate(length)
+
+    def reorder(self, parents: Sequence[int]) -> list[int]:
+        """As `KVCache.reorder`: give each of the `parents` a child with its tokens; of each child its row."""
+        rows, copies = self._kinship.adopt(parents, self.lengths)
+        if copies and self._has_twin:
+            self.values = [value.copy() for value in self.values]
+            self._has_twin = False
+        for copy in copies:
+            tokens = slice(copy.start, self.lengths[copy.source])
+            for value in self.values:
+                value[copy.row, :, tokens] = value[copy.source, :, tokens]
+            self.lengths[copy.row] = self.lengths[copy.source]
+        return rows
 
     def copy(self) -> SeparateKVCache:
         """An independent cache with the same content (steps never write into a past, so the arrays are shared).
@@ -225,6 +268,7 @@ class SeparateKVCache:
         twin = SeparateKVCache(self.layout, self.batch, self.limit, self._budget)
         twin.ensure(self.length)
         twin.values = list(self.values)
+        twin._has_twin = self._has_twin = True
         twin.lengths[:] = self.lengths
         return twin
 
