@@ -156,7 +156,7 @@ class Session:
             logits = self._run_separate(ids, cache, keep, total)
         else:
             one = sequence == 1
-            logits = self._run_lane(ids, cache, total) if one else self._run_shared(ids, cache, keep, total)
+            logits = self._run_lane(ids, cache) if one else self._run_shared(ids, cache, keep, total)
             cache.advance(sequence)
         return logits if keep == 0 or logits.shape[1] <= keep else logits[:, -keep:]
 
@@ -174,10 +174,10 @@ class Session:
         feeds["attention_mask"] = np.ones_like(ids)
         return dict(zip(names, self._session.run(list(names), feeds), strict=True))
 
-    def _run_lane(self, ids: NDArray[np.int64], cache: KVCache, total: int) -> NDArray[Any]:
+    def _run_lane(self, ids: NDArray[np.int64], cache: KVCache) -> NDArray[Any]:
         lane: _Lane = cache.lane or _Lane(self._session, self.spec, cache)
         cache.lane = lane
-        return lane.run(ids, cache.lengths, total)
+        return lane.run(ids, cache.lengths)
 
     def _run_shared(self, ids: NDArray[np.int64], cache: KVCache, keep: int, total: int) -> NDArray[Any]:
         kept = ids.shape[1] if keep == 0 or not self.spec.has_logits_to_keep else min(keep, ids.shape[1])
@@ -223,33 +223,41 @@ class PlainGraph:
 
 
 class _Lane:
-    """Everything bound for single steps of one cache, so that a step rebinds the mask alone."""
+    """Everything bound for single steps of one cache, so that a step binds nothing.
+
+    The mask is as long as the cache has room: what a single step reads of it is each row's sum, so that a step only
+    marks one position more, and every run has inputs of the same shapes.
+    """
 
     def __init__(self, session: Any, spec: GraphSpec, cache: KVCache):
         self._session = session
         self._binding = session.io_binding()
         self._ids = np.empty((cache.batch, 1), np.int64)
         self._logits = np.empty((cache.batch, 1, spec.vocab_size), spec.logits_dtype)
-        self._ones = np.ones(cache.capacity, np.int64)
+        self._mask = np.zeros((cache.batch, cache.capacity), np.int64)
+        self._lengths = np.zeros(cache.batch, np.int64)  # what the mask says now
         self._held = _bind_cache(self._binding, spec, cache)
         self._held.append(_bind_input(self._binding, "input_ids", self._ids))
+        self._held.append(_bind_input(self._binding, "attention_mask", self._mask))
         self._held.append(_bind_output(self._binding, "logits", self._logits))
         if spec.has_logits_to_keep:
             self._held.append(_bind_input(self._binding, "num_logits_to_keep", np.array([1], np.int64)))
 
-    def run(self, ids: NDArray[np.int64], lengths: NDArray[np.int64], total: int) -> NDArray[Any]:
+    def run(self, ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[Any]:
         """One token per row; the returned logits [batch, 1, vocabulary] are overwritten by the next run."""
         self._ids[:] = ids
-        mask = self._ones[None, :total] if len(lengths) == 1 else _mask(lengths + 1, total)
-        value = _bind_input(self._binding, "attention_mask", mask)
+        for row, length in enumerate((lengths + 1).tolist()):
+            known = self._lengths[row]
+            self._mask[row, min(known, length) : max(known, length)] = length > known
+            self._lengths[row] = length
         self._session.run_with_iobinding(self._binding)
-        del value
         return self._logits
 
 
 def _session_options(threads: int | None, weights_directory: Path | None) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors: the rest is noise to a user
+    options.enable_mem_pattern = False  # a plan per shape would be kept for every length of prompt
     if threads is not None:
         if threads < 1:
             raise ProviderError(f"threads is {threads}: expected 1 or more")
