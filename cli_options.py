@@ -14,8 +14,54 @@ from .terminal import HouseCommand, byte_size
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
-_TYPES: dict[str, Any] = {"int": int, "float": float, "str": str}
-_METAVARS = {"int": "N", "float": "X", "str": "TEXT"}
+
+class _Form(click.ParamType):
+    """How an option's value is written on the command line."""
+
+    def __init__(self, metavar: str, parse: Callable[[str], Any]):
+        self.name = metavar
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value, from its text.
+
+        Raises:
+            click.BadParameter: the text is not of this form.
+        """
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except ValueError:
+            self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
+
+
+def _token_ids(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split())
+
+
+def _biased(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def parse_pair(text: str) -> tuple[Any, float]:
+        what, _, bias = text.partition("=")
+        return parse(what), float(bias)
+
+    return parse_pair
+
+
+# The types of GenerationConfig's fields, as written there, and how their values are written here.
+_SINGLE: dict[str, Any] = {
+    "int": (int, "N"),
+    "float": (float, "X"),
+    "str": (str, "TEXT"),
+    "tuple[int, float]": ((int, float), "N X"),
+}
+_REPEATED: dict[str, Any] = {
+    "tuple[str, ...]": (str, "TEXT"),
+    "tuple[int, ...]": (int, "N"),
+    "tuple[tuple[int, ...], ...]": (_Form('"ID ID…"', _token_ids), '"ID ID…"'),
+    "tuple[tuple[int, float], ...]": (_Form("ID=BIAS", _biased(int)), "ID=BIAS"),
+    "tuple[tuple[tuple[int, ...], float], ...]": (_Form('"ID ID…=BIAS"', _biased(_token_ids)), '"ID ID…=BIAS"'),
+}
 
 
 def generation_options(command: Decorated) -> Decorated:
@@ -37,20 +83,15 @@ def _generation_option(field: Field[Any]) -> Callable[[Decorated], Decorated]:
     text = field.metadata["help"]
     if kind == "bool":
         return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=text)
-    if kind.startswith("tuple["):
-        element = kind.removeprefix("tuple[").split(",")[0]
+    if kind in _REPEATED:
+        form, metavar = _REPEATED[kind]
         # One value for each flag, so the flag is in the singular: --stop-string.
-        singular = flag.removesuffix("s")
+        singular = flag if flag.endswith("bias") else flag.removesuffix("s")
         return click.option(
-            singular,
-            field.name,
-            type=_TYPES[element],
-            metavar=_METAVARS[element],
-            multiple=True,
-            help=f"{text} Can be repeated.",
+            singular, field.name, type=form, metavar=metavar, multiple=True, help=f"{text} Can be repeated."
         )
-    kind = kind.removesuffix(" | None")
-    return click.option(flag, type=_TYPES[kind], metavar=_METAVARS[kind], default=None, help=text)
+    form, metavar = _SINGLE[kind.removesuffix(" | None")]
+    return click.option(flag, type=form, metavar=metavar, default=None, help=text)
 
 
 def model_option(command: Decorated) -> Decorated:

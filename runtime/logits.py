@@ -1,51 +1,75 @@
-"""Logits processors: pure functions (rows, logits) -> logits, over [rows, vocabulary].
+"""The pipeline of logits processors: which of them a config asks for, and in which order.
 
-Names, meanings and order are Hugging Face transformers': repetition penalty, then temperature, top-k, top-p, min-p.
-A token that is filtered out has the logit -inf. Processors never write into their input.
+The order is that of transformers 5.23 (`GenerationMixin._get_logits_processor`), so that the same options give the same
+distribution. What transformers lacks stands where its kind stands:
+
+1. `logit_bias` and `sequence_bias`: biases of the model's own logits come first, as in OpenAI's API
+2. `repetition_penalty`
+3. `presence_penalty` and `frequency_penalty`: right after it, as in llama.cpp, which does the three at once
+4. DRY: after the other penalties and before what forbids, as in llama.cpp
+5. `no_repeat_ngram_size`
+6. `bad_words_ids` and `bad_words`
+7. `min_length`, `min_new_tokens`
+8. `forced_bos_token_id`, `forced_eos_token_id`
+9. `exponential_decay_length_penalty`
+10. `suppress_tokens`, `begin_suppress_tokens`
+
+and when sampling
+
+11. `temperature`
+12. `top_k`, `top_p`, `min_p`, `typical_p`, `epsilon_cutoff`, `eta_cutoff`
+13. XTC: last of the filters, as in llama.cpp, so that it chooses among tokens that are good enough; llama.cpp scales by
+    temperature after it, here that is done already
+
+A processor is a function (rows, logits) -> logits over float32 [rows, vocabulary] that never writes into its input. A
+token that is forbidden or filtered out has the logit -inf.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from . import constraints, filters, penalties
 from .config import GenerationConfig
+from .distributions import Logits, log_softmax, log_sum_exp, softmax
+from .dry import Dry, breaker_tokens
+from .errors import OptionError
+from .random import uniform
+from .token_rows import Ids, Rows
 from .tokenizer import Tokenizer
 
-Logits = NDArray[np.float32]
-TokenIds = Sequence[Sequence[int] | NDArray[np.int64]]  # of every row, prompt included
-_NEVER = np.float32(-np.inf)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The texts whose next tokens are chosen. Ids as int64 arrays cost least; they are only read, at once.
-
-    `sequences` are the indices of the rows within their prompts, as the random stream counts them.
-    """
-
-    token_ids: TokenIds
-    prompt_lengths: Sequence[int]
-    sequences: Sequence[int]
-
+__all__ = ["Logits", "Pipeline", "Processor", "Rows", "log_softmax", "log_sum_exp", "processors_for", "softmax"]
 
 Processor = Callable[[Rows, Logits], Logits]
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Processors in order: called with rows and their logits float32 [rows, vocabulary], it gives new logits."""
+    """Processors in order: called with rows and their logits float32 [rows, vocabulary], it gives new logits.
 
-    processors: tuple[Processor, ...]
+    `top_k` stands for itself: it takes the candidates out of the logits, and `filters` see nothing else.
+    """
+
+    processors: tuple[Processor, ...] = ()
+    top_k: int = 0
+    filters: tuple[Processor, ...] = ()
 
     def __call__(self, rows: Rows, logits: Logits) -> Logits:
-        """Apply all; with none the logits themselves come back."""
+        """Apply all; with none the logits themselves come back.
+
+        Raises:
+            OptionError: the options forbid every token.
+        """
         for process in self.processors:
             logits = process(rows, logits)
-        return logits
+        if not 0 < self.top_k < logits.shape[1]:
+            return _filtered(self.filters, rows, logits)
+        shortlist = filters.Shortlist(logits, self.top_k)
+        few = filters.keep_top_k(shortlist.values, self.top_k)
+        return shortlist.spread(_filtered(self.filters, rows, few))
 
 
 def processors_for(
@@ -62,100 +86,177 @@ def processors_for(
     Args:
         config: the options.
         vocabulary_size: of the logits; options that name other tokens are refused.
-        context_length: where forced last tokens look for the end.
-        tokenizer: for options that are texts.
-        seed: for what draws numbers of its own.
+        context_length: where a text ends at the latest, for the forced last token.
+        tokenizer: for options that are texts (`bad_words`, `dry_sequence_breakers`).
+        seed: for XTC, which draws a number of its own.
         least_kept: filters leave this many tokens at least (beam sampling: one more than end tokens).
+
+    Raises:
+        OptionError: an option names a token outside the vocabulary.
     """
-    chosen: list[Processor] = []
-    if config.repetition_penalty != 1:
-        chosen.append(lambda rows, logits: penalize_repetition(rows.token_ids, logits, config.repetition_penalty))
+    _check_tokens(config, vocabulary_size)
+    processors = [
+        *_biases(config),
+        *_penalties(config, vocabulary_size, tokenizer),
+        *_constraints(config, vocabulary_size, context_length, tokenizer),
+    ]
+    if any(getattr(config, name) not in (None, (), 0) for name in _MAY_FORBID_ALL):
+        processors.append(_require_a_token)
     if config.is_greedy:
-        return Pipeline(tuple(chosen))
+        return Pipeline(tuple(processors))
     if config.temperature != 1:
-        chosen.append(lambda _, logits: divide_by_temperature(logits, config.temperature))
-    if config.top_k:
-        chosen.append(lambda _, logits: keep_top_k(logits, max(config.top_k, least_kept)))
+        processors.append(lambda _, logits: filters.divide_by_temperature(logits, config.temperature))
+    top_k = max(config.top_k, least_kept) if config.top_k else 0
+    return Pipeline(tuple(processors), top_k, tuple(_filters(config, seed, least_kept)))
+
+
+def _filtered(chosen: Iterable[Processor], rows: Rows, logits: Logits) -> Logits:
+    for process in chosen:
+        logits = process(rows, logits)
+    return logits
+
+
+def _biases(config: GenerationConfig) -> Iterable[Processor]:
+    single = [((token,), bias) for token, bias in config.logit_bias]
+    if single or config.sequence_bias:
+        yield constraints.SequenceBiases([*single, *config.sequence_bias])
+
+
+def _penalties(config: GenerationConfig, vocabulary: int, tokenizer: Tokenizer | None) -> Iterable[Processor]:
+    if config.repetition_penalty != 1:
+        yield lambda rows, logits: penalties.penalize_repetition(rows, logits, config.repetition_penalty)
+    if config.presence_penalty or config.frequency_penalty:
+        yield lambda rows, logits: penalties.penalize_presence_and_frequency(
+            rows, logits, config.presence_penalty, config.frequency_penalty
+        )
+    if config.dry_multiplier:
+        texts = config.dry_sequence_breakers
+        yield Dry(
+            config.dry_multiplier,
+            config.dry_base,
+            config.dry_allowed_length,
+            config.dry_penalty_last_n,
+            breaker_tokens(_needed(tokenizer, "dry_sequence_breakers"), texts) if texts else {},
+            vocabulary,
+        )
+
+
+def _constraints(
+    config: GenerationConfig, vocabulary: int, context_length: int, tokenizer: Tokenizer | None
+) -> Iterable[Processor]:
+    if size := config.no_repeat_ngram_size:
+        yield lambda rows, logits: constraints.forbid_repeated_ngrams(rows, logits, size)
+    if bad_words := _bad_words(config, tokenizer):
+        yield constraints.SequenceBiases((word, -np.inf) for word in sorted(bad_words))
+    ends = _known(config.eos_token_id, vocabulary)
+    if config.min_length and ends.size:
+        least = config.min_length
+        yield lambda rows, logits: constraints.forbid_in(logits, rows.lengths < least, ends)
+    if config.min_new_tokens and ends.size:
+        least_new = config.min_new_tokens
+        yield lambda rows, logits: constraints.forbid_in(logits, rows.new_counts < least_new, ends)
+    if config.forced_bos_token_id is not None:
+        first = np.array([config.forced_bos_token_id])
+        yield lambda rows, logits: constraints.force_in(logits, rows.new_counts == 0, first)
+    if config.forced_eos_token_id:
+        last = np.array(config.forced_eos_token_id)
+
+        def force_last(rows: Rows, logits: Logits) -> Logits:
+            limits = [config.new_token_limit(length, context_length) for length in rows.prompt_lengths]
+            return constraints.force_in(logits, rows.new_counts == np.array(limits) - 1, last)
+
+        yield force_last
+    if config.exponential_decay_length_penalty and ends.size:
+        start, factor = config.exponential_decay_length_penalty
+        yield lambda rows, logits: penalties.grow_end(rows, logits, ends, start, factor)
+    if config.suppress_tokens:
+        suppressed = np.array(config.suppress_tokens)
+        yield lambda _, logits: constraints.forbid(logits, suppressed)
+    if config.begin_suppress_tokens:
+        at_first = np.array(config.begin_suppress_tokens)
+        step = 0 if config.forced_bos_token_id is None else 1  # after a forced first token the second is the first
+        yield lambda rows, logits: constraints.forbid_in(logits, rows.new_counts == step, at_first)
+
+
+def _filters(config: GenerationConfig, seed: int | None, least: int) -> Iterable[Processor]:
     if config.top_p < 1:
-        chosen.append(lambda _, logits: keep_top_p(logits, config.top_p))
+        yield lambda _, logits: filters.keep_top_p(logits, config.top_p, least)
     if config.min_p:
-        chosen.append(lambda _, logits: keep_min_p(logits, config.min_p))
-    return Pipeline(tuple(chosen))
+        yield lambda _, logits: filters.keep_min_p(logits, config.min_p, least)
+    if config.typical_p < 1:
+        yield lambda _, logits: filters.keep_typical(logits, config.typical_p, least)
+    if config.epsilon_cutoff:
+        yield lambda _, logits: filters.keep_above_epsilon(logits, config.epsilon_cutoff, least)
+    if config.eta_cutoff:
+        yield lambda _, logits: filters.keep_above_eta(logits, config.eta_cutoff, least)
+    if config.xtc_probability:
+
+        def exclude(rows: Rows, logits: Logits) -> Logits:
+            steps = zip(rows.sequences, rows.new_counts.tolist(), strict=True)
+            numbers = [uniform(seed or 0, sequence, step, lane=1) for sequence, step in steps]
+            chosen = np.array(numbers) < config.xtc_probability
+            return filters.exclude_top_choices(logits, config.xtc_threshold, chosen, least)
+
+        yield exclude
 
 
-def penalize_repetition(token_ids: TokenIds, logits: Logits, penalty: float) -> Logits:
-    """Divide positive and multiply negative logits of tokens that occurred by `penalty` (Keskar et al. 2019, CTRL).
-
-    >>> penalize_repetition([[0, 1, 1]], np.array([[2.0, -2.0, 1.0]], np.float32), 2.0).tolist()
-    [[1.0, -4.0, 1.0]]
-    """
-    result = logits.copy()
-    for row, ids in zip(result, token_ids, strict=True):
-        seen = np.unique(np.asarray(ids, np.int64))
-        scores = row[seen]
-        row[seen] = np.where(scores < 0, scores * np.float32(penalty), scores / np.float32(penalty))
-    return result
-
-
-def divide_by_temperature(logits: Logits, temperature: float) -> Logits:
-    """Flatter above 1, sharper below.
-
-    >>> divide_by_temperature(np.array([[1.0, 2.0]], np.float32), 0.5).tolist()
-    [[2.0, 4.0]]
-    """
-    return logits / np.float32(temperature)
+# Options that may leave no token: the pipeline then says so.
+_MAY_FORBID_ALL = (
+    "logit_bias",
+    "sequence_bias",
+    "no_repeat_ngram_size",
+    "bad_words_ids",
+    "bad_words",
+    "min_length",
+    "min_new_tokens",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+)
 
 
-def keep_top_k(logits: Logits, k: int) -> Logits:
-    """Filter out what is less likely than the k-th likeliest token; ties with it stay (Fan et al. 2018).
-
-    >>> keep_top_k(np.array([[1.0, 3.0, 2.0]], np.float32), 2).tolist()
-    [[-inf, 3.0, 2.0]]
-    """
-    vocabulary = logits.shape[-1]
-    if k >= vocabulary:
-        return logits
-    border = np.partition(logits, vocabulary - k, axis=-1)[:, vocabulary - k, None]
-    return np.where(logits < border, _NEVER, logits)
+def _require_a_token(rows: Rows, logits: Logits) -> Logits:
+    if (logits.max(axis=1) == -np.inf).any():
+        raise OptionError(
+            "the options forbid every token here: expected one that may come next; "
+            "loosen those that forbid, such as suppress_tokens, bad_words_ids or no_repeat_ngram_size"
+        )
+    return logits
 
 
-def keep_top_p(logits: Logits, top_p: float) -> Logits:
-    """Keep the smallest set of likeliest tokens whose probabilities reach `top_p` (Holtzman et al. 2020).
-
-    >>> keep_top_p(np.log(np.array([[0.5, 0.3, 0.2]], np.float32)), 0.7).round(2).tolist()
-    [[-0.69..., -1.20..., -inf]]
-    """
-    result = np.full_like(logits, _NEVER)
-    for row, kept in zip(logits, result, strict=True):
-        candidates = np.flatnonzero(row > _NEVER)
-        scores = row[candidates]
-        order = np.argsort(scores, kind="stable")  # the likeliest last, as transformers sorts
-        removed = np.cumsum(softmax(scores[order])) <= 1 - top_p
-        removed[-1] = False
-        chosen = candidates[order[~removed]]
-        kept[chosen] = row[chosen]
-    return result
+def _bad_words(config: GenerationConfig, tokenizer: Tokenizer | None) -> set[tuple[int, ...]]:
+    """Token sequences that must not come; an end token alone never counts, as in transformers."""
+    words = set(config.bad_words_ids)
+    for text in config.bad_words:
+        encode = _needed(tokenizer, "bad_words").encode
+        words |= {tuple(encode(form, add_special_tokens=False)) for form in (text, " " + text)}
+    return words - {(token,) for token in config.eos_token_id} - {()}
 
 
-def keep_min_p(logits: Logits, min_p: float) -> Logits:
-    """Filter out tokens less likely than `min_p` times the likeliest one's probability (Nguyen et al. 2024).
-
-    >>> keep_min_p(np.log(np.array([[0.6, 0.3, 0.1]], np.float32)), 0.4)[0, 2].item()
-    -inf
-    """
-    border = logits.max(axis=-1, keepdims=True) + np.float32(np.log(min_p))
-    return np.where(logits < border, _NEVER, logits)
+def _needed(tokenizer: Tokenizer | None, option: str) -> Tokenizer:
+    if tokenizer is None:
+        raise OptionError(f"{option} is text: expected a tokenizer to read it with; use token ids")
+    return tokenizer
 
 
-def softmax(logits: Logits) -> Logits:
-    """Probabilities along the last axis."""
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    probabilities: Logits = powers / powers.sum(axis=-1, keepdims=True)
-    return probabilities
+def _known(tokens: tuple[int, ...], vocabulary: int) -> Ids:
+    return np.array([token for token in tokens if token < vocabulary], np.int64)
 
 
-def log_sum_exp(logits: Logits) -> NDArray[np.float32]:
-    """log(sum(exp(logits))) along the last axis: what turns a logit into a log-probability when subtracted."""
-    highest = logits.max(axis=-1)
-    result: NDArray[np.float32] = highest + np.log(np.exp(logits - highest[..., None]).sum(axis=-1))
-    return result
+def _check_tokens(config: GenerationConfig, vocabulary: int) -> None:
+    named: dict[str, Iterable[int]] = {
+        "bad_words_ids": (token for word in config.bad_words_ids for token in word),
+        "suppress_tokens": config.suppress_tokens,
+        "begin_suppress_tokens": config.begin_suppress_tokens,
+        "logit_bias": (token for token, _ in config.logit_bias),
+        "sequence_bias": (token for tokens, _ in config.sequence_bias for token in tokens),
+        "forced_bos_token_id": () if config.forced_bos_token_id is None else (config.forced_bos_token_id,),
+        "forced_eos_token_id": config.forced_eos_token_id,
+    }
+    for name, tokens in named.items():
+        highest = max(tokens, default=0)
+        if highest >= vocabulary:
+            raise OptionError(
+                f"{name} holds token id {highest}, which is not in the vocabulary: expected 0 to {vocabulary - 1}"
+            )

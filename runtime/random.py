@@ -35,16 +35,17 @@ def threefry2x32(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, i
     return first, second
 
 
-def uniform(seed: int, sequence: int, step: int) -> float:
-    """The number in [0, 1) that chooses token `step` (from 0) of sequence `sequence` (from 0) of its prompt.
+def uniform(seed: int, sequence: int, step: int, lane: int = 0) -> float:
+    """The number in [0, 1) of token `step` (from 0) of sequence `sequence` (from 0) of its prompt.
 
-    A multiple of 2**-24, so it is the same number in float32 and in float64. `seed` has 64 bits.
+    Lane 0 chooses the token; lane 1, a number independent of it, decides whether XTC is done. A multiple of
+    2**-24, so it is the same number in float32 and in float64. `seed` has 64 bits.
 
-    >>> uniform(7, 0, 0)
-    0.9084802269935608
+    >>> uniform(7, 0, 0), uniform(7, 0, 0, lane=1)
+    (0.9084802269935608, 0.7352802157402039)
     """
-    first, _ = threefry2x32((seed & _MASK, (seed >> 32) & _MASK), (step & _MASK, sequence & _MASK))
-    return (first >> 8) * 2.0**-24
+    words = threefry2x32((seed & _MASK, (seed >> 32) & _MASK), (step & _MASK, sequence & _MASK))
+    return (words[lane] >> 8) * 2.0**-24
 
 
 def draw_seed() -> int:

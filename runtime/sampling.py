@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from .random import uniform
 
 _NEVER = np.float32(-np.inf)
+_BLOCK = 256  # a running sum over all the vocabulary would take longer than all else
 
 
 def choose_by_number(logits: NDArray[np.float32], number: float) -> int:
@@ -22,9 +23,21 @@ def choose_by_number(logits: NDArray[np.float32], number: float) -> int:
     """
     candidates = np.flatnonzero(logits > _NEVER)
     scores = logits[candidates].astype(np.float64)
-    shares = np.cumsum(np.exp(scores - scores.max()))
-    index = int(np.searchsorted(shares, number * shares[-1], side="right"))
-    return int(candidates[min(index, len(candidates) - 1)])
+    index = _share_of(np.exp(scores - scores.max()), number)
+    return int(candidates[index])
+
+
+def _share_of(shares: NDArray[np.float64], number: float) -> int:
+    """The first of `shares` whose running sum is above number * total; of many, by the sums of blocks first."""
+    if len(shares) <= 2 * _BLOCK:
+        sums = np.cumsum(shares)
+        return min(int(np.searchsorted(sums, number * sums[-1], side="right")), len(shares) - 1)
+    blocks = np.cumsum(np.add.reduceat(shares, np.arange(0, len(shares), _BLOCK)))
+    wanted = number * blocks[-1]
+    block = min(int(np.searchsorted(blocks, wanted, side="right")), len(blocks) - 1)
+    before = blocks[block - 1] if block else 0.0
+    within = before + np.cumsum(shares[block * _BLOCK : (block + 1) * _BLOCK])
+    return block * _BLOCK + min(int(np.searchsorted(within, wanted, side="right")), len(within) - 1)
 
 
 class Sampler:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import tokenizers
@@ -43,6 +44,16 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of token ids."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+
+    @cached_property
+    def pieces(self) -> list[str]:
+        """What each token adds to a text that it continues, by id; read from the tokenizer once."""
+        once = self._tokenizer.decode_batch([[token] for token in range(self.vocab_size)], skip_special_tokens=False)
+        # Some decoders drop the space at a text's beginning: the second of two tokens shows it.
+        twice = self._tokenizer.decode_batch(
+            [[token, token] for token in range(self.vocab_size)], skip_special_tokens=False
+        )
+        return [both[len(first) :] for first, both in zip(once, twice, strict=True)]
 
     def token_id(self, token: str) -> int | None:
         """Id of a token given by its text, None when the vocabulary has none."""

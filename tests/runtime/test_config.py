@@ -30,7 +30,7 @@ from onnxgpt.runtime.errors import OptionError
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**64}, "below 2**64"),
         ({"temprature": 1}, "unknown option 'temprature': did you mean temperature?"),
-        ({"wings": 2}, "unknown option 'wings': expected one of do_sample, "),
+        ({"wings": 2}, "unknown option 'wings': expected a field of GenerationConfig"),
         ({"max_length": 5, "max_new_tokens": 5}, "both given"),
     ],
 )

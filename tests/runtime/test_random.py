@@ -24,10 +24,13 @@ def test_published_vectors(key, counter, expected):
 
 
 def test_vectors_of_the_specification():
-    rows = re.findall(r"^\| (\d+) \| (\d+) \| (\d+) \| \w+ \| \w+ \| ([\d.]+) \|$", SPECIFICATION.read_text(), re.M)
+    rows = re.findall(
+        r"^\| (\d+) \| (\d+) \| (\d+) \| \w+ \| \w+ \| ([\d.]+) \| ([\d.]+) \|$", SPECIFICATION.read_text(), re.M
+    )
     assert len(rows) == 6
-    for seed, sequence, step, number in rows:
-        assert uniform(int(seed), int(sequence), int(step)) == float(number)
+    for seed, sequence, step, *numbers in rows:
+        counter = int(seed), int(sequence), int(step)
+        assert [uniform(*counter), uniform(*counter, lane=1)] == [float(number) for number in numbers]
 
 
 def test_numbers_are_uniform_and_exact_in_float32():
