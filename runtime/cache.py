@@ -42,7 +42,8 @@ class CacheLayout:
 class KVCache:
     """A cache whose buffers past and present share: per layer [2, batch, kv_heads, capacity, head_size].
 
-    `lengths` int64 [batch] are the tokens that each row holds; what lies behind them is not defined.
+    `lengths` int64 [batch] are the tokens that each row holds; what lies behind them is not defined. The rows in use
+    are the first ones of those that were allocated: all of them, until `clear` or `drop_row` makes it fewer.
     """
 
     shares_buffer = True
@@ -56,7 +57,7 @@ class KVCache:
             MemoryLimitError: the budget does not allow it.
         """
         self.layout = layout
-        self.batch = batch
+        self.batch = batch  # rows in use
         self.limit = limit
         self.lengths: NDArray[np.int64] = np.zeros(batch, np.int64)
         self.version = 0  # changes with the buffers, so that whoever bound them knows
@@ -66,15 +67,17 @@ class KVCache:
         self._owned = True
         self._kinship = Kinship(batch)
         self.capacity = 0
-        self.buffers: list[NDArray[Any]] = [
+        self._all_lengths = self.lengths  # of all allocated rows
+        self._storage: list[NDArray[Any]] = [
             np.empty((2, batch, heads, 0, size), layout.dtype) for heads, size in layout.layers
         ]
+        self.buffers = self._storage  # of the rows in use
         self._resize(_round_up(max(capacity, 1), limit))
 
     @property
     def length(self) -> int:
         """Tokens of the longest row."""
-        return int(self.lengths.max())
+        return int(self.lengths.max(initial=0))
 
     def ensure(self, length: int) -> None:
         """Make room for rows of `length` tokens: by half again at least, so that growing costs little per token.
@@ -91,18 +94,51 @@ class KVCache:
 
     def _resize(self, capacity: int) -> None:
         promised = capacity if self.limit >= UNLIMITED else self.limit
-        needed = self.layout.bytes_per_token() * self.batch * promised
+        needed = self.layout.bytes_per_token() * len(self._all_lengths) * promised
         self._budget.reserve(needed - self._reserved, f"a key/value cache of {promised} tokens")
         self._reserved = needed
         kept = self.length
-        for index, old in enumerate(self.buffers):
-            two, batch, heads, _, size = old.shape
-            new = _allocate((two, batch, heads, capacity, size), old.dtype)
-            new[:, :, :, :kept] = old[:, :, :, :kept]
-            self.buffers[index] = new
+        for index, old in enumerate(self._storage):
+            two, rows, heads, _, size = old.shape
+            new = _allocate((two, rows, heads, capacity, size), old.dtype)
+            new[:, : self.batch, :, :kept] = old[:, : self.batch, :, :kept]
+            self._storage[index] = new
         self.capacity = capacity
+        self._use(self.batch)
+
+    def _use(self, batch: int) -> None:
+        self.batch = batch
+        self.lengths = self._all_lengths[:batch]
+        self.buffers = [buffer[:, :batch] for buffer in self._storage]
         self.version += 1
         self.lane = None
+
+    def clear(self) -> None:
+        """Leave no row in use, to `add_row` them one by one."""
+        self._use(0)
+        self._kinship = Kinship(0)
+
+    def add_row(self) -> int:
+        """Take an allocated row into use behind the others, empty; its index."""
+        self._use(self.batch + 1)
+        self.lengths[-1] = 0
+        self._kinship = Kinship(self.batch)
+        return self.batch - 1
+
+    def drop_row(self, index: int) -> None:
+        """Take a row out of use. The last row takes its place; nothing else is copied."""
+        last = self.batch - 1
+        if index != last:
+            self.copy_row(last, index, int(self.lengths[last]))
+        self._use(last)
+        self._kinship = Kinship(last)
+
+    def copy_row(self, source: int, target: int, length: int) -> None:
+        """Make a row hold the first `length` tokens of another one, and nothing else."""
+        for buffer in self.buffers:
+            buffer[:, target, :, :length] = buffer[:, source, :, :length]
+        self.lengths[target] = length
+        self._kinship.forget(target)
 
     def row(self, index: int) -> KVCache:
         """A view of one row as a batch of 1, over the same memory; it can't grow."""
@@ -114,7 +150,8 @@ class KVCache:
         view._kinship = Kinship(1)
         self._kinship.forget(index)
         view.capacity = self.capacity
-        view.buffers = [buffer[:, index : index + 1] for buffer in self.buffers]
+        view._all_lengths = view.lengths
+        view.buffers = view._storage = [buffer[:, index : index + 1] for buffer in self.buffers]
         return view
 
     def advance(self, count: int) -> None:
@@ -164,7 +201,7 @@ class KVCache:
         self._budget.release(self._reserved)
         self._reserved = 0
         self.capacity = 0
-        self.buffers = []
+        self.buffers = self._storage = []
         self.lane = None
 
     def __enter__(self) -> KVCache:
@@ -199,7 +236,7 @@ class SeparateKVCache:
     @property
     def length(self) -> int:
         """Tokens of the longest row."""
-        return int(self.lengths.max())
+        return int(self.lengths.max(initial=0))
 
     def ensure(self, length: int) -> None:
         """Reserve the bytes of a present of `length` tokens beside its past.
@@ -229,6 +266,43 @@ class SeparateKVCache:
             new[:, :, : old.shape[2]] = old
             new[index, :, :length] = value[0, :, :length]
             self.values[position] = new
+
+    def clear(self) -> None:
+        """Leave no row, to `add_row` them one by one."""
+        self._take([])
+
+    def add_row(self) -> int:
+        """A new row behind the others, empty; its index."""
+        self.values = [np.concatenate([value, np.zeros_like(value, shape=(1, *value.shape[1:]))])
+                       for value in self.values]  # fmt: skip
+        self.lengths = np.append(self.lengths, 0)
+        self.batch += 1
+        self._kinship = Kinship(self.batch)
+        self._has_twin = False
+        return self.batch - 1
+
+    def drop_row(self, index: int) -> None:
+        """Remove a row. The last row takes its place, and what only it was long enough for is cut off."""
+        rows = list(range(self.batch))
+        rows[index] = rows[-1]
+        self._take(rows[:-1])
+
+    def _take(self, rows: list[int]) -> None:
+        self.batch = len(rows)
+        self.lengths = self.lengths[rows]
+        self.values = [value[rows, :, : self.length] for value in self.values]
+        self._kinship = Kinship(self.batch)
+        self._has_twin = False
+
+    def copy_row(self, source: int, target: int, length: int) -> None:
+        """Make a row hold the first `length` tokens of another one, and nothing else."""
+        if self._has_twin:
+            self.values = [value.copy() for value in self.values]
+            self._has_twin = False
+        for value in self.values:
+            value[target, :, :length] = value[source, :, :length]
+        self.lengths[target] = length
+        self._kinship.forget(target)
 
     def row(self, index: int) -> SeparateKVCache:
         """One row as a batch of 1; what a step adds to it arrives in this cache too."""

@@ -1,139 +1,172 @@
-"""The loops of generation, in three layers: logits to token ids, ids to events with text, events to a finished text."""
+"""The loop of generation: rows are read, stepped together, and leave when they end."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .cache import AnyCache
 from .config import GenerationConfig
-from .logits import Logits, Pipeline, Rows, log_sum_exp
-from .sampling import Sampler
+from .likelihood import Likelihood
+from .logits import Logits, Pipeline, Rows
+from .reading import Reader, Readings, last_position
+from .results import Completion, Token
+from .row import Row
 from .session import Session
-from .stopping import StopMatcher
-from .tokenizer import StreamDecoder
+from .stopping import Interruption
 
-PREFILL_CHUNK = 256  # tokens: enough rows for full speed, few enough to bound the memory of activations
+__all__ = ["Batch", "Completion", "Token", "generate_rows"]
 
 
-@dataclass(frozen=True)
-class Token:
-    """One streamed event. The texts of all events joined are the completion's text.
+def generate_rows(batch: Batch, rows: Sequence[Row], size: int) -> Iterator[Token]:
+    """Generate rows to their ends, at most `size` at a time; the others wait for a place.
 
-    A token's text may come with a later event, while it may still be part of a character or of a stop string.
-    `logprob` is the natural logarithm of the model's own probability, before penalties, temperature and filters.
+    Yields:
+        Each new token as it comes. A row may be ended from outside (`Row.end`) between two of them.
+    """
+    waiting = deque(rows)
+    while waiting or batch.rows:
+        while waiting and len(batch.rows) < size:
+            yield from batch.admit(waiting.popleft())
+        yield from batch.step()
+
+
+class Batch:
+    """Rows that are stepped together in one cache: each lies in the cache's row of its own place in `rows`.
+
+    What a row gets does not depend on its place or on its neighbours.
     """
 
-    id: int
-    text: str
-    logprob: float
-    finish_reason: str | None = None  # with the last event: "eos", "stop" (a stop string) or "length"
+    def __init__(
+        self,
+        session: Session,
+        cache: AnyCache,
+        config: GenerationConfig,
+        pipeline: Pipeline,
+        interruption: Interruption,
+        *,
+        chunk: int | None,
+        context_length: int,
+    ):
+        """A batch without rows.
 
+        Args:
+            session: of the graph.
+            cache: with room for as many rows as will be here at a time; what it holds is forgotten.
+            config: tells what happens at the context's end, and which log-probabilities are asked for.
+            pipeline: the logits processors.
+            interruption: of the whole call.
+            chunk: tokens to read at once; None: the graph reads any text in one piece only.
+            context_length: the most tokens of a row that the graph sees at once.
+        """
+        self.rows: list[Row] = []
+        self._session = session
+        self._cache = cache
+        self._config = config
+        self._pipeline = pipeline
+        self._interruption = interruption
+        self._reader = Reader(session, chunk, interruption)
+        self._reads_in_chunks = chunk is not None
+        self._context_length = context_length
+        self._likelihood = Likelihood(cache.batch, session.spec.vocab_size)
+        self._prompt: tuple[int, Logits, Readings] | None = None  # the last one that was read, if more rows want it
+        cache.clear()
 
-@dataclass(frozen=True)
-class Timings:
-    """Seconds that a completion took: reading the prompt, and all steps after it."""
-
-    prefill_seconds: float
-    decode_seconds: float
-
-
-@dataclass(frozen=True)
-class Completion:
-    """A finished sequence. `token_ids` are the new tokens, the one that ended the text included."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]  # of each new token, see Token
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-    seed: int | None  # repeats a sampled text; None when greedy
-    timings: Timings
-
-
-@dataclass(frozen=True)
-class Step:
-    """One generated token: its id, its log-probability, and "eos" or "length" when it is the last."""
-
-    id: int
-    logprob: float
-    finish_reason: str | None
-
-
-def prefill(session: Session, cache: AnyCache, ids: Sequence[int], chunk: int = PREFILL_CHUNK) -> Logits:
-    """Read a prompt into an empty or shorter cache of one row; the last token's logits float32 [1, vocabulary]."""
-    array = np.asarray(ids, np.int64)[None]
-    for start in range(0, array.shape[1], chunk):
-        logits = session.step(array[:, start : start + chunk], cache)
-    return _last(logits)
-
-
-def decode(
-    session: Session,
-    cache: AnyCache,
-    logits: Logits,
-    prompt_ids: Sequence[int],
-    config: GenerationConfig,
-    pipeline: Pipeline,
-    sampler: Sampler,
-    limit: int,
-) -> Iterator[Step]:
-    """Generate up to `limit` tokens after a prefilled prompt.
-
-    Args:
-        logits: of the prompt's last token, [1, vocabulary].
-    """
-    token_ids = np.empty(len(prompt_ids) + limit, np.int64)
-    token_ids[: len(prompt_ids)] = prompt_ids
-    for index in range(limit):
-        length = len(prompt_ids) + index
-        scores = pipeline(Rows([token_ids[:length]], [len(prompt_ids)], [sampler.sequence]), logits)
-        token = sampler.choose(scores[0], index)
-        token_ids[length] = token
-        finish = "eos" if token in config.eos_token_id else "length" if index + 1 == limit else None
-        yield Step(token, float(logits[0, token] - log_sum_exp(logits)[0]), finish)
-        if finish:
+    def admit(self, row: Row) -> Iterator[Token]:
+        """Read a row's prompt, and choose its first token. An interrupted row ends without one."""
+        started = time.perf_counter()
+        place = self._cache.add_row()
+        logits = self._read_prompt(row, place)
+        if logits is None:
+            self._cache.drop_row(place)
+            row.end(self._interruption.reason() or "cancelled")
             return
-        logits = _last(session.step(np.array([[token]]), cache))
+        row.begin(time.perf_counter() - started)
+        self.rows.append(row)
+        yield from self._choose([row], logits)
 
+    def step(self) -> Iterator[Token]:
+        """Let the rows that have ended leave, and choose a token for each of the others."""
+        self._drop_finished()
+        if self._config.context_end == "slide":
+            yield from self._slide_full_rows()
+        if self.rows:
+            logits = last_position(self._session.step(self._last_tokens(), self._cache))
+            yield from self._choose(self.rows, logits)
 
-def with_text(steps: Iterator[Step], decoder: StreamDecoder, stop_strings: Sequence[str]) -> Iterator[Token]:
-    """Add the text to each step, and end before the first stop string."""
-    matcher = StopMatcher(stop_strings)
-    for step in steps:
-        piece = "" if step.finish_reason == "eos" else decoder.push(step.id)
-        if step.finish_reason:
-            piece += decoder.flush()
-        text, stopped = matcher.push(piece)
-        if stopped:
-            yield Token(step.id, text, step.logprob, "stop")
-            return
-        if step.finish_reason:
-            text += matcher.flush()
-        yield Token(step.id, text, step.logprob, step.finish_reason)
+    def _choose(self, rows: list[Row], logits: Logits) -> Iterator[Token]:
+        """Give each row a token by its logits [rows, vocabulary]."""
+        about = Rows(
+            [row.token_ids for row in rows],
+            [row.prompt_length for row in rows],
+            [row.sampler.sequence for row in rows],
+        )
+        scores = self._pipeline(about, logits)
+        tokens = [row.choose(row_scores) for row, row_scores in zip(rows, scores, strict=True)]
+        logprobs, rankings = self._likelihood.measure(logits, tokens, self._config.logprobs)
+        for row, token, logprob, top in zip(rows, tokens, logprobs, rankings, strict=True):
+            yield row.take(token, logprob, top)
 
+    def _last_tokens(self) -> NDArray[np.int64]:
+        return np.array([[row.last_token] for row in self.rows], np.int64)
 
-def complete(tokens: Iterator[Token], prompt_tokens: int, seed: int | None, prefill_seconds: float) -> Completion:
-    """Collect a stream into a finished text."""
-    started = time.perf_counter()
-    events = list(tokens)
-    return Completion(
-        text="".join(event.text for event in events),
-        token_ids=tuple(event.id for event in events),
-        logprobs=tuple(event.logprob for event in events),
-        finish_reason=events[-1].finish_reason or "length",
-        prompt_tokens=prompt_tokens,
-        completion_tokens=len(events),
-        seed=seed,
-        timings=Timings(prefill_seconds, time.perf_counter() - started),
-    )
+    def _drop_finished(self) -> None:
+        for place in reversed(range(len(self.rows))):
+            if self.rows[place].finish_reason is not None:
+                self._cache.drop_row(place)
+                last = self.rows.pop()
+                if place < len(self.rows):
+                    self.rows[place] = last
 
+    # Reading prompts
 
-def _last(logits: NDArray[np.floating]) -> Logits:
-    """[batch, kept, vocabulary] of any float type -> float32 [batch, vocabulary] of the last position."""
-    return logits[:, -1].astype(np.float32, copy=False)
+    def _read_prompt(self, row: Row, place: int) -> Logits | None:
+        """Fill a place of the cache with a row's prompt; the logits of its last token, None when interrupted."""
+        if self._prompt is not None and self._prompt[0] == row.prompt_index:
+            sibling = next((other for other, found in enumerate(self.rows) if found.shares_prompt_with(row)), None)
+            if sibling is not None:
+                self._cache.copy_row(sibling, place, row.prompt_length)
+                _, logits, row.prompt_readings = self._prompt
+                return logits
+        prompt = row.token_ids
+        self._cache.ensure(max(self._cache.length, len(prompt)))
+        with self._place(place) as cache:
+            if not self._config.prompt_logprobs:
+                found = self._reader.last_logits(cache, prompt)
+            elif (read := self._reader.measure(cache, prompt, prompt[1:], self._config.logprobs)) is not None:
+                row.prompt_readings, found = read
+            else:
+                found = None
+        if found is not None and self._config.num_return_sequences > 1:
+            self._prompt = row.prompt_index, found.copy(), row.prompt_readings
+        return found
+
+    def _place(self, place: int) -> AbstractContextManager[AnyCache]:
+        """A place of the cache as a cache of one row."""
+        return nullcontext(self._cache) if self._cache.batch == 1 else self._cache.row(place)
+
+    # The context's end
+
+    def _slide_full_rows(self) -> Iterator[Token]:
+        for place, row in enumerate(self.rows):
+            if self._cache.lengths[place] >= self._context_length:
+                logits = self._slide(place, row)
+                if logits is None:
+                    row.end(self._interruption.reason() or "cancelled")
+                else:
+                    yield from self._choose([row], logits)
+        self._drop_finished()
+
+    def _slide(self, place: int, row: Row) -> Logits | None:
+        """Read a row's shortened window anew; the logits of its newest token, None when interrupted."""
+        kept = min(self._config.context_keep, row.prompt_length, self._context_length - 1)
+        window = row.slide(kept, self._context_length)
+        still_there = kept if self._reads_in_chunks else 0  # what is kept stays as it is, at the same positions
+        with self._place(place) as cache:
+            cache.truncate(still_there)
+            return self._reader.last_logits(cache, window[still_there:])

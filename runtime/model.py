@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,19 +14,20 @@ from .bundle import Bundle
 from .cache import AnyCache
 from .config import GenerationConfig
 from .errors import BundleError, MemoryLimitError, OptionError, PromptError
-from .generation import PREFILL_CHUNK, Completion, Step, Token, complete, decode, prefill, with_text
-from .logits import Logits, processors_for
+from .generation import Batch, generate_rows
 from .memory import MemoryBudget, format_bytes, parse_bytes
-from .random import draw_seed
-from .sampling import Sampler
+from .reading import PREFILL_CHUNK, Reader
+from .request import Encoder, Prompt, Prompts, Request
+from .results import Completion, Token
+from .row import Row
 from .scoring import Score, score_tokens
 from .session import Session
-from .tokenizer import StreamDecoder, Tokenizer
+from .stopping import Cancellation, Interruption
+from .streaming import TokenStream
+from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from .chat import Message
-
-Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
 
 
 class Model:
@@ -45,6 +44,7 @@ class Model:
         self.session = session
         self.tokenizer = tokenizer
         self.context_length = bundle.manifest.context_length
+        self._encoder = Encoder(tokenizer, session.spec.vocab_size, self.context_length)
         self.generation_defaults = _generation_defaults(bundle)
 
     @classmethod
@@ -83,50 +83,78 @@ class Model:
         )
         return cls(bundle, session, tokenizer)
 
-    def generate(self, prompt: Prompt, **options: Any) -> list[Completion]:
-        """Generate the continuation of a prompt: `num_return_sequences` of them, one by default.
+    def generate(
+        self,
+        prompts: Prompts,
+        *,
+        on_token: Callable[[Token], object] | None = None,
+        cancellation: Cancellation | None = None,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> list[Completion]:
+        """Generate continuations: of each prompt `num_return_sequences`, one by default.
+
+        Prompts are read one by one and then stepped together; a row's result does not depend on the others.
 
         Args:
-            prompt: a text or token ids.
+            prompts: a text, a list of token ids, or a list of either.
+            on_token: is given each token as it comes; a sequence for which it returns True ends there, with the finish
+                reason "callback". Other return values go on.
+            cancellation: ends the call from another thread; what has come by then is the result.
+            batch_size: rows to hold in memory at once; the others wait until one ends. None: all of them.
             options: fields of GenerationConfig; what is not given comes from the bundle's generation_config.json.
+
+        Returns:
+            Completions prompt by prompt, each prompt's sequences together.
 
         Raises:
             PromptError: an empty prompt, or one that leaves no room in the context.
             OptionError: an unknown option, a value out of range, or an option without effect.
             MemoryLimitError: the context asked for does not fit; the largest that fits is named.
         """
-        request = self._request(prompt, options)
-        with closing(self._new_cache(request)) as cache:
-            started = time.perf_counter()
-            logits = prefill(self.session, cache, request.ids, self._chunk).copy()
-            seconds = time.perf_counter() - started
-            last = request.config.num_return_sequences - 1
-            completions = []
-            for sequence in range(last + 1):
-                branch = cache if sequence == last else cache.copy()
-                tokens = request.tokens(self, branch, logits, sequence)
-                try:
-                    completions.append(complete(tokens, len(request.ids), request.seed, seconds))
-                finally:
-                    branch.close()
-            return completions
+        request = self._request(prompts, options)
+        rows, tokens = self._start(request, cancellation or Cancellation(), batch_size)
+        with closing(tokens):
+            for token in tokens:
+                if on_token is not None and on_token(token) is True:
+                    rows[token.row].end("callback")
+        return [row.completion(request.seed) for row in rows]
 
-    def stream(self, prompt: Prompt, **options: Any) -> TokenStream:
-        """Generate one continuation token by token.
+    def stream(self, prompts: Prompts, *, batch_size: int | None = None, **options: Any) -> TokenStream:
+        """Generate token by token; where there are several rows, each token tells its row.
 
         Args and errors as `generate`. Leaving the loop early, or `close()`, cancels and frees the cache.
         """
-        request = self._request(prompt, options)
-        if request.config.num_return_sequences > 1:
-            raise OptionError(
-                f"num_return_sequences is {request.config.num_return_sequences}: a stream is one sequence; use generate"
-            )
-        return TokenStream(self._stream(request), request.seed, len(request.ids))
+        request = self._request(prompts, options)
+        cancellation = Cancellation()
+        rows, tokens = self._start(request, cancellation, batch_size)
+        return TokenStream(tokens, rows, request, cancellation)
 
-    def _stream(self, request: _Request) -> Iterator[Token]:
-        with closing(self._new_cache(request)) as cache:
-            logits = prefill(self.session, cache, request.ids, self._chunk)
-            yield from request.tokens(self, cache, logits, 0)
+    def _start(
+        self, request: Request, cancellation: Cancellation, batch_size: int | None
+    ) -> tuple[list[Row], Generator[Token, None, None]]:
+        """The rows of a request, and what generates them when it is iterated."""
+        size = request.row_count if batch_size is None else batch_size
+        if size < 1:
+            raise OptionError(f"batch_size is {size}: expected 1 or more")
+        interruption = Interruption(cancellation, request.config.max_time)
+        rows = request.rows(interruption)
+        return rows, self._generate(request, rows, min(size, len(rows)), interruption)
+
+    def _generate(
+        self, request: Request, rows: list[Row], size: int, interruption: Interruption
+    ) -> Generator[Token, None, None]:
+        with closing(self._new_cache(request, size)) as cache:
+            batch = Batch(
+                self.session,
+                cache,
+                request.config,
+                request.pipeline(),
+                interruption,
+                chunk=self._chunk,
+                context_length=self.context_length,
+            )
+            yield from generate_rows(batch, rows, size)
 
     def logits(self, token_ids: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Logits of every position: float32 [sequence, vocabulary].
@@ -134,12 +162,14 @@ class Model:
         Raises:
             PromptError: no ids, ids outside the vocabulary, or more than the context holds.
         """
-        ids = self._check_ids(token_ids)
+        ids = self._encoder.check_ids(token_ids)
+        self._encoder.require_fit(ids)
         result = np.empty((len(ids), self.session.spec.vocab_size), np.float32)
         with closing(self.session.new_cache(capacity=len(ids), limit=len(ids))) as cache:
-            for start in range(0, len(ids), self._chunk):
-                chunk = np.asarray(ids[start : start + self._chunk], np.int64)[None]
-                result[start : start + self._chunk] = self.session.step(chunk, cache, keep=0)[0]
+            size = self._chunk or len(ids)
+            for start in range(0, len(ids), size):
+                chunk = np.asarray(ids[start : start + size], np.int64)[None]
+                result[start : start + size] = self.session.step(chunk, cache, keep=0)[0]
         return result
 
     def score(self, text: Prompt) -> Score:
@@ -148,11 +178,12 @@ class Model:
         Raises:
             PromptError: fewer than two tokens, or more than the context holds.
         """
-        ids = self._encode(text)
+        ids = self._encoder.encode(text)
+        self._encoder.require_fit(ids)
         if len(ids) < 2:
             raise PromptError("the text has one token: expected two or more, since the first has nothing before it")
         with closing(self.session.new_cache(capacity=len(ids), limit=len(ids))) as cache:
-            return score_tokens(self.session, cache, ids)
+            return score_tokens(Reader(self.session, self._chunk), cache, ids)
 
     def chat_prompt(self, messages: str | Sequence[Message]) -> list[int]:
         """Token ids of a conversation, ready for the assistant's turn, by the bundle's own chat template.
@@ -170,112 +201,29 @@ class Model:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     @property
-    def _chunk(self) -> int:
-        return PREFILL_CHUNK if self.bundle.manifest.graph.chunked_prefill else self.context_length
+    def _chunk(self) -> int | None:
+        """Tokens to read at once; None: the graph reads any text in one piece only."""
+        return PREFILL_CHUNK if self.bundle.manifest.graph.chunked_prefill else None
 
-    def _request(self, prompt: Prompt, options: dict[str, Any]) -> _Request:
-        config = GenerationConfig.resolve(self.generation_defaults, options)
-        ids = self._encode(prompt)
-        if len(ids) >= self.context_length:
-            raise PromptError(
-                f"the prompt has {len(ids)} tokens and the context {self.context_length}: expected at least one token "
-                "of room; shorten the prompt"
-            )
-        limit = config.new_token_limit(len(ids), self.context_length)
-        seed = None if config.is_greedy else draw_seed() if config.seed is None else config.seed
-        return _Request(ids, config, limit, seed)
+    def _request(self, prompts: Prompts, options: dict[str, Any]) -> Request:
+        return Request.make(prompts, GenerationConfig.resolve(self.generation_defaults, options), self._encoder)
 
-    def _encode(self, prompt: Prompt) -> list[int]:
-        if not isinstance(prompt, str):
-            return self._check_ids(prompt)
-        if not prompt:
-            raise PromptError("the prompt is empty: expected text or token ids")
-        return self._check_ids(self.tokenizer.encode(prompt))
-
-    def _check_ids(self, token_ids: Sequence[int] | NDArray[np.integer[Any]]) -> list[int]:
-        try:
-            array = np.asarray(token_ids)
-        except ValueError as error:
-            raise PromptError("the prompt is a ragged list: expected one text or one list of token ids") from error
-        if array.size == 0:
-            raise PromptError("the prompt is empty: expected text or token ids")
-        if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-            raise PromptError(
-                f"the prompt is an array of {array.dtype} with {array.ndim} dimensions: "
-                "expected one text or one list of token ids"
-            )
-        vocabulary = self.session.spec.vocab_size
-        if array.min() < 0 or array.max() >= vocabulary:
-            wrong = int(array.min() if array.min() < 0 else array.max())
-            raise PromptError(f"token id {wrong} is not in the vocabulary: expected 0 to {vocabulary - 1}")
-        if len(array) > self.context_length:
-            raise PromptError(
-                f"{len(array)} tokens are more than the context's {self.context_length}: shorten the text"
-            )
-        return [int(token) for token in array]
-
-    def _new_cache(self, request: _Request) -> AnyCache:
-        asked = len(request.ids) + request.limit
-        per_token = self.session.spec.layout.bytes_per_token()
+    def _new_cache(self, request: Request, rows: int) -> AnyCache:
+        """An empty cache for so many rows of a request."""
+        longest, per_token = request.longest, self.session.spec.layout.bytes_per_token()
+        # Without a shared buffer, past and present are there at once, and those of a row that is read into its batch.
+        copies = rows if self.session.shares_cache_buffer else 2 * rows + (2 if rows > 1 else 0)
         available = self.session.budget.available
-        copies = min(2, request.config.num_return_sequences) * (1 if self.session.shares_cache_buffer else 2)
-        if available is not None and asked * per_token * copies > available:
+        if available is not None and longest * per_token * copies > available:
+            what = f"a context of {longest} tokens" if rows == 1 else f"{rows} rows of {longest} tokens"
             raise MemoryLimitError(
-                f"a context of {asked} tokens needs {format_bytes(asked * per_token * copies)} and "
+                f"{what} need{'s' if rows == 1 else ''} {format_bytes(longest * per_token * copies)} and "
                 f"{format_bytes(available)} are left under the memory limit: the largest context that fits has "
                 f"{available // (per_token * copies)} tokens; "
-                "lower max_new_tokens, shorten the prompt or raise the limit"
+                f"lower max_new_tokens{'' if rows == 1 else ' or batch_size'}, shorten the prompt or raise the limit"
             )
-        return self.session.new_cache(capacity=min(asked, len(request.ids) + 64), limit=asked)
-
-
-class TokenStream(Iterator[Token]):
-    """The tokens of one generation as they come. Also a context manager; closing it cancels the generation."""
-
-    def __init__(self, tokens: Iterator[Token], seed: int | None, prompt_tokens: int):
-        self._tokens = tokens
-        self.seed = seed  # repeats a sampled text; None when greedy
-        self.prompt_tokens = prompt_tokens
-
-    def __next__(self) -> Token:
-        return next(self._tokens)
-
-    def close(self) -> None:
-        """Cancel: no more tokens come, and the cache's memory is free."""
-        self._tokens.close()  # type: ignore[attr-defined]  # a generator
-
-    def __enter__(self) -> TokenStream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class _Request:
-    """A checked call: prompt ids, options, how many new tokens at most, and the seed."""
-
-    def __init__(self, ids: list[int], config: GenerationConfig, limit: int, seed: int | None):
-        self.ids = ids
-        self.config = config
-        self.limit = limit
-        self.seed = seed
-
-    def steps(self, model: Model, cache: AnyCache, logits: Logits, sequence: int) -> Iterator[Step]:
-        sampler = Sampler(is_greedy=self.config.is_greedy, seed=self.seed or 0, sequence=sequence)
-        pipeline = processors_for(
-            self.config,
-            vocabulary_size=model.session.spec.vocab_size,
-            context_length=model.context_length,
-            tokenizer=model.tokenizer,
-            seed=self.seed,
-        )
-        return decode(model.session, cache, logits, self.ids, self.config, pipeline, sampler, self.limit)
-
-    def tokens(self, model: Model, cache: AnyCache, logits: Logits, sequence: int) -> Iterator[Token]:
-        decoder = StreamDecoder(model.tokenizer, context=self.ids)
-        return with_text(self.steps(model, cache, logits, sequence), decoder, self.config.stop_strings)
+        begin = min(longest, max(len(ids) for ids in request.prompts) + 64)
+        return self.session.new_cache(batch=rows, capacity=begin, limit=longest)
 
 
 def _generation_defaults(bundle: Bundle) -> dict[str, Any]:

@@ -6,13 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from .cache import AnyCache
-from .logits import log_sum_exp
-from .session import Session
-
-_CHUNK = 128  # tokens: their logits are in memory at once
+from .reading import Reader
 
 
 @dataclass(frozen=True)
@@ -33,13 +28,8 @@ class Score:
         return math.exp(-self.total / len(self.logprobs))
 
 
-def score_tokens(session: Session, cache: AnyCache, ids: Sequence[int]) -> Score:
+def score_tokens(reader: Reader, cache: AnyCache, ids: Sequence[int]) -> Score:
     """Score at least two tokens with an empty cache of one row; memory stays bounded by chunks."""
-    array = np.asarray(ids, np.int64)
-    logprobs: list[float] = []
-    for start in range(0, len(array) - 1, _CHUNK):
-        stop = min(start + _CHUNK, len(array) - 1)
-        logits = session.step(array[None, start:stop], cache, keep=0)[0].astype(np.float32, copy=False)
-        chosen = np.take_along_axis(logits, array[start + 1 : stop + 1, None], axis=1)[:, 0]
-        logprobs += (chosen - log_sum_exp(logits)).tolist()
-    return Score(tuple(int(token) for token in array), tuple(logprobs))
+    found = reader.measure(cache, ids[:-1], ids[1:])
+    assert found is not None  # this reader has nothing that interrupts it
+    return Score(tuple(ids), tuple(found[0].logprobs))

@@ -120,7 +120,7 @@ def test_max_length_counts_the_prompt(fairytale):
 def test_generation_ends_with_the_context(fairytale, judge):
     ids = fairytale.tokenizer.encode(TALE * 3)[:500]
     completion = fairytale.generate(ids, do_sample=False, eos_token_id=[], max_new_tokens=100)[0]
-    assert completion.finish_reason == "length"
+    assert completion.finish_reason == "context"
     assert list(completion.token_ids) == greedy(judge, ids, 12)
 
 
@@ -135,14 +135,16 @@ def test_sequences_differ_and_the_first_is_the_single_one(fairytale):
     [
         ("", "the prompt is empty"),
         ([], "the prompt is empty"),
-        (["two", "texts"], "expected one text or one list of token ids"),
         ([1.5], "expected one text or one list of token ids"),
-        ([[1, 2], [3]], "ragged"),
-        ([[1, 2]], "2 dimensions"),
+        ([[[1, 2]]], "2 dimensions"),
+        ([[[1, 2], [3]]], "ragged"),
+        (["a text", ""], "prompt 1: the prompt is empty"),
+        ([[5], [4096]], "prompt 1: token id 4096 is not in the vocabulary"),
+        ([[5], [5] * 512], "prompt 1 has 512 tokens and the context 512"),
         ([-1], "token id -1 is not in the vocabulary"),
         ([4096], "token id 4096 is not in the vocabulary: expected 0 to 4095"),
         ([5] * 512, "the prompt has 512 tokens and the context 512"),
-        ([5] * 513, "513 tokens are more than the context's 512"),
+        ([5] * 513, "the prompt has 513 tokens and the context 512"),
     ],
 )
 def test_bad_prompts_are_refused(fairytale, prompt, message):
@@ -155,8 +157,8 @@ def test_bad_prompts_are_refused(fairytale, prompt, message):
 def test_bad_options_are_refused_when_asked(fairytale):
     with pytest.raises(OptionError, match="unknown option 'beams'"):
         fairytale.stream(PROMPT, beams=4)
-    with pytest.raises(OptionError, match="a stream is one sequence"):
-        fairytale.stream(PROMPT, num_return_sequences=2)
+    with pytest.raises(OptionError, match="batch_size is 0: expected 1 or more"):
+        fairytale.stream(PROMPT, batch_size=0)
     with pytest.raises(PromptError, match="the text has one token"):
         fairytale.score([5])
 
