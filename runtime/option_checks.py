@@ -1,4 +1,4 @@
-"""Checks of single options: each takes an option's name and value, and gives the value in its normal form or refuses."""
+"""Checks of single options: each takes a name and a value, and gives the value in its normal form or refuses it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ def boolean(name: str, value: Any) -> bool:
     return value
 
 
-def whole(least: int, *, below: int | None = None, limit: str = "") -> Check:
-    """A whole number of at least `least`, and below `below`, which the message calls `limit`."""
+def whole(least: int, *, below: int | None = None, limit: str = "", or_else: int | None = None) -> Check:
+    """A whole number of at least `least`, and below `below`, which the message calls `limit`; or `or_else`."""
+    otherwise = "" if or_else is None else f", or {or_else}"
 
     def check(name: str, value: Any) -> int:
-        if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
-            raise OptionError(f"{name} is {value!r}: expected a whole number of at least {least}")
+        if not isinstance(value, Integral) or isinstance(value, bool) or (int(value) < least and value != or_else):
+            raise OptionError(f"{name} is {value!r}: expected a whole number of at least {least}{otherwise}")
         if below is not None and int(value) >= below:
             raise OptionError(f"{name} is {value!r}: expected a whole number below {limit or below}")
         return int(value)
@@ -55,6 +56,16 @@ def choice(*values: str) -> Check:
     return check
 
 
+def early_stop(name: str, value: Any) -> bool | str:
+    """True, False or "never"; the command line has them all as words."""
+    words = {"true": True, "false": False, "never": "never"}
+    if isinstance(value, str) and value in words:
+        return words[value]
+    if not isinstance(value, bool):
+        raise OptionError(f'{name} is {value!r}: expected True, False or "never"')
+    return value
+
+
 def texts(name: str, value: Any) -> tuple[str, ...]:
     """A text or a list of them, none of them empty."""
     items = _listed(name, value, str, "a string")
@@ -69,10 +80,12 @@ def texts(name: str, value: Any) -> tuple[str, ...]:
 def token_ids(name: str, value: Any) -> tuple[int, ...]:
     """A token id or a list of them."""
     items = _listed(name, value, Integral, "a token id")
-    for item in items:
-        if not _is_token(item):
-            raise OptionError(f"{name} holds {item!r}: expected a token id, a whole number of 0 or more")
-    return tuple(int(item) for item in items)
+    return tuple(_single(f"{name} holds", item) for item in items)
+
+
+def one_token(name: str, value: Any) -> int:
+    """A token id."""
+    return _single(f"{name} is", value)
 
 
 def token_sequences(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
@@ -82,7 +95,7 @@ def token_sequences(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
 
 def token_biases(name: str, value: Any) -> tuple[tuple[int, float], ...]:
     """Biases of tokens: {5: -1.0}, or pairs [[5, -1.0]]."""
-    pairs = tuple((_single(name, token), _bias(name, bias)) for token, bias in _pairs(name, value))
+    pairs = tuple((_single(f"{name} holds", token), _bias(name, bias)) for token, bias in _pairs(name, value))
     return _distinct(name, pairs)
 
 
@@ -130,9 +143,9 @@ def _is_token(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
 
 
-def _single(name: str, value: Any) -> int:
+def _single(found: str, value: Any) -> int:
     if not _is_token(value):
-        raise OptionError(f"{name} holds {value!r}: expected a token id, a whole number of 0 or more")
+        raise OptionError(f"{found} {value!r}: expected a token id, a whole number of 0 or more")
     return int(value)
 
 
@@ -143,6 +156,6 @@ def _sequence(name: str, value: Any) -> tuple[int, ...]:
 
 
 def _bias(name: str, value: Any) -> float:
-    if not isinstance(value, Real) or isinstance(value, bool) or math.isnan(value):
-        raise OptionError(f"{name} holds the bias {value!r}: expected a number")
+    if not isinstance(value, Real) or isinstance(value, bool) or not float(value) < math.inf:
+        raise OptionError(f"{name} holds the bias {value!r}: expected a number, or -inf to forbid")
     return float(value)
