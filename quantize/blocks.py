@@ -112,29 +112,52 @@ class BlockGrid:
         return found
 
 
-def choose_grid(weights: Weights, form: BlockFormat) -> BlockGrid:
+def choose_grid(weights: Weights, form: BlockFormat, importance: Weights | None = None) -> BlockGrid:
     """The grid of each column of one block [block rows, columns]; a block of zeros has scale 1.
 
     Symmetric: the largest weight takes the lowest code, which is one step further from zero than the highest.
-    Else: from the least weight to the largest, or as much less of that as makes the squared error smallest.
+    Else: from the least weight to the largest. In 4 bits, less of that range is tried as well, from either end. Every
+    scale tried is also fitted to its codes by least squares; what has the smallest squared error is taken.
+
+    Args:
+        importance: what each row's squared errors count, [block rows]; None: the same.
     """
-    if form.symmetric:
-        extreme = np.take_along_axis(weights, np.abs(weights).argmax(axis=0)[None], axis=0)[0]
-        scales: Weights = extreme / np.float32(-form.zero)
-        return BlockGrid(np.where(scales == 0, np.float32(1), scales), np.full_like(scales, form.zero))
+    counts = np.ones((len(weights), 1), np.float32) if importance is None else importance[:, None]
     best: BlockGrid | None = None
     least: Weights = np.zeros(0, np.float32)
-    for part in _PARTS_OF_RANGE:
-        grid = _grid_of_range(weights.min(axis=0) * part, weights.max(axis=0) * part, form)
-        error = np.square(grid.weights(grid.codes(weights, form)) - weights).sum(axis=0)
-        if best is None:
-            best, least = grid, error
-        else:
-            better = error < least
-            best = BlockGrid(np.where(better, grid.scales, best.scales), np.where(better, grid.zeros, best.zeros))
-            least = np.minimum(least, error)
+    for first in _grids_to_try(weights, form):
+        for grid in (first, _fitted(first, weights, counts, form)):
+            error = (counts * np.square(grid.weights(grid.codes(weights, form)) - weights)).sum(axis=0)
+            if best is None:
+                best, least = grid, error
+            else:
+                better = error < least
+                best = BlockGrid(np.where(better, grid.scales, best.scales), np.where(better, grid.zeros, best.zeros))
+                least = np.minimum(least, error)
     assert best is not None
     return best
+
+
+def _grids_to_try(weights: Weights, form: BlockFormat) -> Iterator[BlockGrid]:
+    parts = _PARTS_OF_RANGE if form.bits == 4 else _PARTS_OF_RANGE[:1]  # fine codes need no outliers cut off
+    if form.symmetric:
+        extreme = np.take_along_axis(weights, np.abs(weights).argmax(axis=0)[None], axis=0)[0]
+        for part in parts:
+            scales: Weights = extreme * part / np.float32(-form.zero)
+            yield BlockGrid(np.where(scales == 0, np.float32(1), scales), np.full_like(scales, form.zero))
+    else:
+        low, high = weights.min(axis=0), weights.max(axis=0)
+        for low_part in parts:
+            for high_part in parts:
+                yield _grid_of_range(low * low_part, high * high_part, form)
+
+
+def _fitted(grid: BlockGrid, weights: Weights, counts: Weights, form: BlockFormat) -> BlockGrid:
+    """The grid with the scales that fit its codes best."""
+    steps = grid.codes(weights, form).astype(np.float32) - grid.zeros
+    power = (counts * steps * steps).sum(axis=0)
+    scales = (counts * steps * weights).sum(axis=0) / np.where(power == 0, np.float32(1), power)
+    return BlockGrid(np.where(scales * grid.scales > 0, scales, grid.scales), grid.zeros)
 
 
 def _grid_of_range(low: Weights, high: Weights, form: BlockFormat) -> BlockGrid:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from onnxgpt.quantize.blocks import BlockFormat, choose_grid, quantize_nearest, unpack
-from onnxgpt.quantize.gptq import quantize_compensated
+from onnxgpt.quantize.blocks import BlockBuilder, BlockFormat, choose_grid, quantize_nearest, unpack
+from onnxgpt.quantize.gptq import compensate, inverse_factor, quantize_compensated
 
 FORMATS = [
     BlockFormat(4, 32),
@@ -35,9 +35,11 @@ def reference_gptq(weights: np.ndarray, moments: np.ndarray, form: BlockFormat) 
     inverse = torch.linalg.inv(damped)
     result = np.empty_like(weights)
     grid = None
+    importance = (1 / torch.linalg.cholesky(inverse, upper=True).diagonal().square()).float().numpy()
     for row in range(len(weights)):
         if row % form.block_size == 0:
-            grid = choose_grid(left[row : row + form.block_size].float().numpy(), form)
+            block = slice(row, row + form.block_size)
+            grid = choose_grid(left[block].float().numpy(), form, importance[block])
         assert grid is not None
         result[row] = grid.weights(grid.codes(left[row].float().numpy(), form))
         error = (left[row] - torch.tensor(result[row], dtype=torch.float64)) / inverse[row, row]
@@ -51,7 +53,9 @@ def test_equal_to_the_reference(form: BlockFormat) -> None:
     inputs = correlated_inputs(400, 72)  # no multiple of 32: the last block is cut short
     weights = np.random.default_rng(3).normal(size=(72, 20)).astype(np.float32)
     moments = inputs.T @ inputs / np.float32(len(inputs))
-    found, expected = unpack(quantize_compensated(weights, moments, form)), reference_gptq(weights, moments, form)
+    builder = BlockBuilder(*weights.shape, form)
+    compensate(weights.copy(), inverse_factor(moments), builder)
+    found, expected = unpack(builder.finish()), reference_gptq(weights, moments, form)
 
     # float32 against float64: a weight near the middle between two codes may fall to the other side.
     assert np.isclose(found, expected, atol=1e-3).mean() > 0.98
