@@ -13,7 +13,7 @@ from .token_rows import Ids, Rows
 from .tokenizer import Tokenizer
 
 Tails = Sequence[tuple[int, ...]]
-_BLOCK = 32  # tokens compared at once
+_BLOCK = 64  # tokens compared at once, at most
 _FLOAT_LOG_LIMIT = 88.7228391  # log of the highest float32, as llama.cpp writes it
 
 
@@ -113,13 +113,13 @@ def _repeated_lengths(window: Ids, ends: Ids, limit: int) -> Ids:
     """How many tokens up to each of `ends` are the window's own last ones, at most `limit`."""
     lengths = np.zeros(len(ends), np.int64)
     active: NDArray[np.intp] = np.arange(len(ends))
-    for start in range(0, limit, _BLOCK):
-        back = np.arange(start, min(start + _BLOCK, limit))
+    start, size = 0, 1  # most differ at once
+    while start < limit and active.size:
+        back = np.arange(start, min(start + size, limit))
         places = ends[active, None] - back
         same = (window[places] == window[len(window) - 1 - back]) & (places >= 0)
         whole = same.all(axis=1)
         lengths[active] += np.where(whole, len(back), same.argmin(axis=1))
         active = active[whole]
-        if not active.size:
-            break
+        start, size = start + size, min(4 * size, _BLOCK)
     return lengths

@@ -66,7 +66,11 @@ class Pipeline:
         for process in self.processors:
             logits = process(rows, logits)
         if not 0 < self.top_k < logits.shape[1]:
-            return _filtered(self.filters, rows, logits)
+            if len(logits) == 1 or not self.filters:
+                return _filtered(self.filters, rows, logits)
+            # Row by row: whole vocabularies of many rows would leave the processor's cache with every operation.
+            single = [_filtered(self.filters, rows.only(row), logits[row, None]) for row in range(len(logits))]
+            return np.concatenate(single)
         shortlist = filters.Shortlist(logits, self.top_k)
         few = filters.keep_top_k(shortlist.values, self.top_k)
         return shortlist.spread(_filtered(self.filters, rows, few))

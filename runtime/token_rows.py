@@ -24,6 +24,10 @@ class Rows:
     prompt_lengths: Sequence[int]
     sequences: Sequence[int]
 
+    def only(self, row: int) -> Rows:
+        """One of the rows."""
+        return Rows([self.token_ids[row]], [self.prompt_lengths[row]], [self.sequences[row]])
+
     @cached_property
     def lengths(self) -> Ids:
         """Tokens of each row, [rows]."""
