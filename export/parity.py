@@ -92,7 +92,12 @@ def prove_parity(bundle: Bundle, checkpoint: Checkpoint, *, progress: Progress |
     config = checkpoint.config
     _check_same_architecture(bundle, config)
     graph = bundle.manifest.graph
-    session = Session.open(bundle.graph_path, target=graph.target, shares_cache_buffer=graph.shares_cache_buffer)
+    session = Session.open(
+        bundle.graph_path,
+        target=graph.target,
+        shares_cache_buffer=graph.shares_cache_buffer,
+        context_length=bundle.manifest.context_length,
+    )
     gpt = build_gpt(checkpoint)
     report = progress or (lambda message, fraction: None)
     with torch.inference_mode():

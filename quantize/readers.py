@@ -113,6 +113,7 @@ class BundleReader:
                 target=graph.target,
                 threads=self._threads,
                 shares_cache_buffer=graph.shares_cache_buffer,
+                context_length=self.context_length,
             )
         return self._session
 

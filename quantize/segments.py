@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,28 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from ..graphs.editing import CONTRIB, CONTRIB_VERSION
 from ..runtime.session import PlainGraph
 
 Values = dict[str, NDArray[Any]]
 _EMBEDDING = "token_embedding.weight"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A node to run in place of the one with its name, and the initializers that it needs."""
+
+    node: onnx.NodeProto
+    initializers: Sequence[onnx.TensorProto]
+
+
+@dataclass(frozen=True)
+class _Segment:
+    nodes: Sequence[int]  # to run, in order
+    streamed: set[int]  # those of the stream
+    outputs: Sequence[str]  # what is asked for and what crosses
+    crossing: set[str]  # what it makes and a later segment reads
+    read_later: set[str]  # what any later segment reads
 
 
 class SegmentedReading:
@@ -48,19 +67,49 @@ class SegmentedReading:
 
         Must be read to its end. A value that only a finished segment makes can't be had any more.
         """
-        chosen = self._needed(names)
-        self._done |= {index for index in chosen if self._is_streamed(self._nodes[index])}
-        crossing = self._crossing(chosen)
-        outputs = sorted({*names, *crossing})
-        graph = PlainGraph(self._segment(chosen, outputs), self._directory, self._threads)
+        segment = self._next_segment(names)
+        self._done |= segment.streamed
+        graph = PlainGraph(self._content(segment), self._directory, self._threads)
         for held in self._held:
-            feeds = {name: value for name, value in held.items() if name in graph.inputs}
-            feeds |= empty_pasts(graph)
-            values = graph.run(outputs, feeds)
-            keep = {name: values[name] for name in crossing} | {name: held[name] for name in self._still_read(held)}
+            values, kept = self._run(graph, segment, held)
             held.clear()
-            held.update(keep)
+            held.update(kept)
             yield {name: values[name] for name in names}
+
+    def branch(self, names: Sequence[str], changes: Sequence[Change]) -> list[Values]:
+        """Run the first window as `read(names)` will, once for each change of the graph; the reading stays where it is.
+
+        Returns:
+            For each change, what crosses into the next segment: `join` lets it travel on beside the windows.
+        """
+        segment = self._next_segment(names)
+        found = []
+        for change in changes:
+            graph = PlainGraph(self._content(segment, change), self._directory, self._threads)
+            found.append(self._run(graph, segment, self._held[0])[1])
+        return found
+
+    def join(self, branches: Sequence[Values]) -> None:
+        """Read on with some branches, too: each counts as one more window."""
+        self._held += branches
+
+    def nodes_of(self, names: Sequence[str]) -> set[str]:
+        """Names of the nodes that `read(names)` will run."""
+        return {self._nodes[index].name for index in self._next_segment(names).nodes}
+
+    def _next_segment(self, names: Sequence[str]) -> _Segment:
+        chosen = self._needed(names)
+        streamed = {index for index in chosen if self._is_streamed(self._nodes[index])}
+        later = self._read_after(self._done | streamed)
+        made = {name for index in chosen for name in self._nodes[index].output if name in self._stream}
+        return _Segment(chosen, streamed, sorted({*names, *(made & later)}), made & later, later)
+
+    def _run(self, graph: PlainGraph, segment: _Segment, held: Values) -> tuple[Values, Values]:
+        """A segment's outputs for what is held, and what to hold after it."""
+        feeds = {name: value for name, value in held.items() if name in graph.inputs}
+        values = graph.run(segment.outputs, feeds | empty_pasts(graph))
+        still = {name for name in held if name not in self._stream or name in segment.read_later}
+        return values, {name: values[name] for name in segment.crossing} | {name: held[name] for name in still}
 
     def _streamed_values(self) -> set[str]:
         """Names of everything that depends on the token embedding."""
@@ -83,33 +132,30 @@ class SegmentedReading:
                 wanted.update(name for name in self._nodes[index].input if name and name not in self._held[0])
         return chosen[::-1]
 
-    def _crossing(self, chosen: Sequence[int]) -> set[str]:
-        """Values of the stream that this segment makes and a later one reads."""
-        made = {name for index in chosen for name in self._nodes[index].output if name in self._stream}
-        return made & self._read_later()
-
-    def _still_read(self, held: Values) -> set[str]:
-        return {name for name in held if name not in self._stream or name in self._read_later()}
-
-    def _read_later(self) -> set[str]:
-        later = (node for index, node in enumerate(self._nodes) if index not in self._done and self._is_streamed(node))
+    def _read_after(self, done: set[int]) -> set[str]:
+        """Values that the stream's other nodes read."""
+        later = (node for index, node in enumerate(self._nodes) if index not in done and self._is_streamed(node))
         return {name for node in later for name in node.input}
 
-    def _segment(self, chosen: Sequence[int], outputs: Sequence[str]) -> bytes:
-        """The chosen nodes as a graph of their own."""
+    def _content(self, segment: _Segment, change: Change | None = None) -> bytes:
+        """A segment as a graph of its own."""
         graph = self._proto.graph
-        nodes = [self._nodes[index] for index in chosen]
+        nodes = [self._nodes[index] for index in segment.nodes]
+        extra = [] if change is None else change.initializers
+        if change is not None:
+            nodes = [change.node if node.name == change.node.name else node for node in nodes]
         made = {name for node in nodes for name in node.output}
         read = {name for node in nodes for name in node.input if name} - made
-        initializers = [tensor for tensor in graph.initializer if tensor.name in read]
+        initializers = [*(tensor for tensor in graph.initializer if tensor.name in read), *extra]
         known = {value.name: value for value in graph.input}
         inputs = [
             known.get(name) or onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
             for name in sorted(read - {tensor.name for tensor in initializers})
         ]
-        results = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs]
-        segment = onnx.helper.make_graph(nodes, "segment", inputs, results, initializers)
-        model = onnx.helper.make_model(segment, opset_imports=list(self._proto.opset_import))
+        results = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in segment.outputs]
+        content = onnx.helper.make_graph(nodes, "segment", inputs, results, initializers)
+        imports = {(item.domain, item.version) for item in self._proto.opset_import} | {(CONTRIB, CONTRIB_VERSION)}
+        model = onnx.helper.make_model(content, opset_imports=[onnx.helper.make_opsetid(*item) for item in imports])
         model.ir_version = self._proto.ir_version
         return bytes(model.SerializeToString())
 

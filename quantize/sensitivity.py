@@ -1,10 +1,13 @@
-"""Sensitivity: what rounding one matrix alone costs the whole model."""
+"""Sensitivity: what rounding one matrix alone costs the whole model.
+
+A text is read block by block, once in full precision and, from each matrix on, once more with that matrix rounded: all
+these streams travel together, so that one block's weights at a time are in memory and nothing is computed twice.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -12,10 +15,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..graphs.editing import CONTRIB, read_weights
-from ..runtime.session import PlainGraph
+from ..runtime.errors import QuantizationError
 from .blocks import BlockFormat, Weights, quantize_nearest
 from .blockwise import product_attributes
-from .segments import empty_pasts
+from .residuals import find_residuals
+from .segments import Change, SegmentedReading
 
 Progress = Callable[[str, float | None], None]
 
@@ -23,7 +27,7 @@ Progress = Callable[[str, float | None], None]
 def measure_sensitivity(
     model: ir.Model,
     directory: Path,
-    products: dict[str, str],
+    products: Mapping[str, str],
     form: BlockFormat,
     window: NDArray[np.int64],
     *,
@@ -37,44 +41,57 @@ def measure_sensitivity(
         products: the node that multiplies by each matrix, by the matrix's name; the matrices are stored [in, out].
         form: the blocks to try.
         window: token ids int64 [window].
+
+    Raises:
+        QuantizationError: the graph has no residual stream to follow.
     """
-    proto = ir.to_proto(model)
-    exact = _log_probabilities(proto, directory, window, threads)
-    found = {}
-    for index, (name, node) in enumerate(products.items()):
+    boundaries = [str(value.name) for value in find_residuals(model)]
+    reading = SegmentedReading(model, directory, [window], threads)
+    names: list[str] = []  # of the matrices, in the order of their streams
+    for layer, boundary in enumerate(boundaries):
         if progress is not None:
-            progress(f"measuring what {name} bears", index / len(products))
-        rounded = _with_rounded(proto, node, name, read_weights(model.graph, name), form)
-        ours = _log_probabilities(rounded, directory, window, threads)
-        found[name] = float((np.exp(exact) * (exact - ours)).sum(axis=-1).mean())
-    return found
+            progress("measuring what each matrix bears", layer / len(boundaries))
+        inside = reading.nodes_of([boundary])
+        here = {name: node for name, node in products.items() if node in inside}
+        branches = reading.branch([boundary], [_rounded(model, name, node, form) for name, node in here.items()])
+        for _ in reading.read([boundary]):
+            pass
+        reading.join(branches)
+        names += here
+    if len(names) < len(products):
+        raise QuantizationError(
+            f"{len(products) - len(names)} matrices lie outside of the graph's residual stream: name what is to be "
+            "raised in raised_matrices, or choose the recipe int8"
+        )
+    streams = (_log_probabilities(values["logits"][0]) for values in reading.read(["logits"]))
+    exact = next(streams)
+    chances = np.exp(exact)
+    return {
+        name: float(np.einsum("tv,tv->", chances, exact - ours) / len(window))
+        for name, ours in zip(names, streams, strict=True)
+    }
 
 
-def _with_rounded(proto: onnx.ModelProto, node: str, name: str, weights: Weights, form: BlockFormat) -> onnx.ModelProto:
-    """The graph with one product in blocks."""
-    matrix = quantize_nearest(weights, form)
-    changed = onnx.ModelProto()
-    changed.CopyFrom(proto)
-    product = next(item for item in changed.graph.node if item.name == node)
-    arrays: dict[str, NDArray[Any]] = {f"{name}.codes": matrix.codes, f"{name}.scales": matrix.scales}
+def _rounded(model: ir.Model, name: str, node: str, form: BlockFormat) -> Change:
+    """A product with its matrix in blocks."""
+    product = next(item for item in model.graph if item.name == node)
+    matrix = quantize_nearest(read_weights(model.graph, name), form)
+    arrays: dict[str, Weights | NDArray[np.uint8]] = {f"{name}.codes": matrix.codes, f"{name}.scales": matrix.scales}
     if matrix.zeros is not None:
         arrays[f"{name}.zeros"] = matrix.zeros
-    changed.graph.initializer.extend(onnx.numpy_helper.from_array(array, key) for key, array in arrays.items())
-    attributes: dict[str, Any] = product_attributes(matrix)
+    assert product.inputs[0] is not None
     rewritten = onnx.helper.make_node(
-        "MatMulNBits", [product.input[0], *arrays], list(product.output), domain=CONTRIB, **attributes
+        "MatMulNBits",
+        [str(product.inputs[0].name), *arrays],
+        [str(output.name) for output in product.outputs],
+        name=node,
+        domain=CONTRIB,
+        **product_attributes(matrix),
     )
-    product.CopyFrom(rewritten)
-    return changed
+    return Change(rewritten, [onnx.numpy_helper.from_array(array, key) for key, array in arrays.items()])
 
 
-def _log_probabilities(
-    proto: onnx.ModelProto, directory: Path, window: NDArray[np.int64], threads: int | None
-) -> Weights:
-    graph = PlainGraph(proto.SerializeToString(), directory, threads)
-    ids = window[None]
-    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)} | empty_pasts(graph)
-    logits: Weights = graph.run(["logits"], feeds)["logits"][0]
+def _log_probabilities(logits: Weights) -> Weights:
     logits -= logits.max(axis=-1, keepdims=True)
     logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     return logits

@@ -80,6 +80,7 @@ class Model:
             threads=threads,
             shares_cache_buffer=graph.shares_cache_buffer,
             budget=budget,
+            context_length=bundle.manifest.context_length,
         )
         return cls(bundle, session, tokenizer)
 

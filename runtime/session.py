@@ -72,13 +72,21 @@ class Session:
     """A graph ready to run. One session serves many threads; what belongs to a sequence lives in its cache."""
 
     def __init__(
-        self, session: Any, spec: GraphSpec, *, shares_cache_buffer: bool, provider: str, budget: MemoryBudget
+        self,
+        session: Any,
+        spec: GraphSpec,
+        *,
+        shares_cache_buffer: bool,
+        provider: str,
+        budget: MemoryBudget,
+        context_length: int = UNLIMITED,
     ):
         self._session = session
         self.spec = spec
         self.shares_cache_buffer = shares_cache_buffer
         self.provider = provider
         self.budget = budget
+        self.context_length = context_length
 
     @classmethod
     def open(
@@ -91,6 +99,7 @@ class Session:
         threads: int | None = None,
         shares_cache_buffer: bool = True,
         budget: MemoryBudget | None = None,
+        context_length: int = UNLIMITED,
     ) -> Session:
         """Load a graph from a file or from memory.
 
@@ -102,6 +111,7 @@ class Session:
             threads: threads inside an operator; None lets ONNX Runtime choose (one per physical core).
             shares_cache_buffer: past and present may be one buffer.
             budget: counts the caches' bytes; None: no limit.
+            context_length: the most tokens of a sequence: no cache has room for more.
 
         Raises:
             ProviderError: the provider is not there.
@@ -121,16 +131,18 @@ class Session:
             shares_cache_buffer=shares_cache_buffer,
             provider=chosen.name,
             budget=budget or MemoryBudget(),
+            context_length=context_length,
         )
 
     def new_cache(self, batch: int = 1, capacity: int = 64, limit: int = UNLIMITED) -> AnyCache:
-        """An empty cache for `batch` rows, with room for `capacity` tokens, growing to at most `limit`.
+        """An empty cache for `batch` rows, with room for `capacity` tokens, growing to at most `limit` or the context.
 
         Raises:
             MemoryLimitError: the budget does not allow it.
         """
+        limit = min(limit, self.context_length)
         if self.shares_cache_buffer:
-            return KVCache(self.spec.layout, batch, capacity, limit, self.budget)
+            return KVCache(self.spec.layout, batch, min(capacity, limit), limit, self.budget)
         return SeparateKVCache(self.spec.layout, batch, limit, self.budget)
 
     def step(self, ids: NDArray[np.int64], cache: AnyCache, keep: int = 1) -> NDArray[Any]:
