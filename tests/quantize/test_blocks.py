@@ -96,8 +96,8 @@ def test_no_weight_is_further_from_its_code_than_half_a_step(form: BlockFormat) 
     weights = random_weights(100, 17)
     matrix = quantize_nearest(weights, form)
     steps = np.repeat(np.abs(matrix.scales), form.block_size, axis=1)[:, :100].T
-    # 8 bits: the extreme opposite to the largest weight may be cut by half a step, a zero is rounded, too. 4 bits: up to
-    # a fifth of the range may be cut where that lessens the squared error.
+    # 8 bits: the extreme opposite to the largest weight may be cut by half a step. 4 bits: a zero is rounded, too, and
+    # up to a fifth of the range may be cut where that lessens the squared error.
     allowed = 1.0 if form.bits == 8 else 1.0 + 0.2 * 2**form.bits
 
     assert (np.abs(unpack(matrix) - weights) <= allowed * steps + 1e-6).all()
