@@ -13,6 +13,7 @@ import click
 
 from ._version import __version__
 from .cli_options import (
+    GenerationCommand,
     RecipesCommand,
     comparing_options,
     generation_options,
@@ -24,6 +25,7 @@ from .cli_options import (
     session_options,
 )
 from .loading import DEFAULT_MODEL
+from .runtime.config import GenerationConfig
 from .runtime.errors import ParityError
 from .runtime.memory import format_bytes
 from .terminal import HouseCommand, debug_option, progress_on_stderr, read_input, run
@@ -88,7 +90,7 @@ def _print_table(rows: Iterable[tuple[str, str]]) -> None:
         click.echo(f"{name:<{width}}  {value}")
 
 
-@onnxgpt.command()
+@onnxgpt.command(cls=GenerationCommand)
 @click.argument("prompt", required=False)
 @click.option("--file", metavar="FILE", help="Read the prompt from a UTF-8 file; - is stdin.")
 @click.option("--chat", is_flag=True, help="Ask the prompt as a user, through the bundle's chat template.")
@@ -121,7 +123,8 @@ def generate(
     loaded = _load(model, provider, threads, memory_limit)
     asked = given_options(options)
     content = loaded.chat_prompt(text) if chat else text
-    if as_json or asked.get("num_return_sequences", 1) > 1:
+    config = GenerationConfig.resolve(loaded.generation_defaults, asked)
+    if as_json or config.num_return_sequences > 1 or config.num_beams > 1:
         completions = loaded.generate(content, **asked)
         _print_completions(completions, as_json=as_json)
         seed = completions[0].seed

@@ -64,6 +64,35 @@ _REPEATED: dict[str, Any] = {
 }
 
 
+# Switches that take a word, too; alone they mean the first.
+_WORDS = {"bool | str": ("true", "false", "never")}
+
+
+class GenerationCommand(HouseCommand):
+    """A command with options of generation, whose `--early-stopping` may stand alone or before `never`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Give switches that stand alone their word; click would take whatever follows, such as the prompt."""
+        return super().parse_args(ctx, _with_words(args))
+
+
+def _with_words(arguments: list[str]) -> list[str]:
+    kinds = {_flag(field): str(field.type) for field in fields(GenerationConfig)}
+    result: list[str] = []
+    for index, argument in enumerate(arguments):
+        if argument == "--":  # what follows are no options
+            return result + arguments[index:]
+        result.append(argument)
+        words = _WORDS.get(kinds.get(argument, ""), ())
+        if words and (index + 1 == len(arguments) or arguments[index + 1] not in words):
+            result.append(words[0])
+    return result
+
+
+def _flag(field: Field[Any]) -> str:
+    return "--" + field.name.replace("_", "-")
+
+
 def generation_options(command: Decorated) -> Decorated:
     """Add one flag for each field of GenerationConfig, with the field's own help."""
     for field in reversed(fields(GenerationConfig)):
@@ -78,7 +107,7 @@ def given_options(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _generation_option(field: Field[Any]) -> Callable[[Decorated], Decorated]:
-    flag = "--" + field.name.replace("_", "-")
+    flag = _flag(field)
     kind = str(field.type)  # a string, since annotations are postponed there
     text = field.metadata["help"]
     if kind == "bool":
@@ -90,6 +119,9 @@ def _generation_option(field: Field[Any]) -> Callable[[Decorated], Decorated]:
         return click.option(
             singular, field.name, type=form, metavar=metavar, multiple=True, help=f"{text} Can be repeated."
         )
+    if kind in _WORDS:
+        words = _WORDS[kind]
+        return click.option(flag, type=click.Choice(words), metavar=f"[{'|'.join(words)}]", default=None, help=text)
     form, metavar = _SINGLE[kind.removesuffix(" | None")]
     return click.option(flag, type=form, metavar=metavar, default=None, help=text)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .beam_generation import BeamGeneration
 from .bundle import Bundle
 from .cache import AnyCache
 from .config import GenerationConfig
@@ -114,6 +115,14 @@ class Model:
             MemoryLimitError: the context asked for does not fit; the largest that fits is named.
         """
         request = self._request(prompts, options)
+        if request.config.num_beams > 1:
+            for name, given in (("on_token", on_token), ("batch_size", batch_size)):
+                if given is not None:
+                    raise OptionError(
+                        f"{name} has no effect with num_beams: a prompt's beams are searched together, and their texts "
+                        f"are known at the end; leave {name} out, or num_beams"
+                    )
+            return self._search(request, cancellation or Cancellation())
         rows, tokens = self._start(request, cancellation or Cancellation(), batch_size)
         with closing(tokens):
             for token in tokens:
@@ -127,9 +136,20 @@ class Model:
         Args and errors as `generate`. Leaving the loop early, or `close()`, cancels and frees the cache.
         """
         request = self._request(prompts, options)
+        if request.config.num_beams > 1:
+            raise OptionError(
+                f"num_beams is {request.config.num_beams}: a stream has no beams, whose texts are known at the end; "
+                "use generate, or give num_beams=1"
+            )
         cancellation = Cancellation()
         rows, tokens = self._start(request, cancellation, batch_size)
         return TokenStream(tokens, rows, request, cancellation)
+
+    def _search(self, request: Request, cancellation: Cancellation) -> list[Completion]:
+        interruption = Interruption(cancellation, request.config.max_time)
+        with closing(self._new_cache(request, request.config.num_beams)) as cache:
+            padding = self.generation_defaults.get("pad_token_id")
+            return BeamGeneration(self.session, cache, request, interruption, chunk=self._chunk, padding=padding).run()
 
     def _start(
         self, request: Request, cancellation: Cancellation, batch_size: int | None
@@ -217,11 +237,12 @@ class Model:
         available = self.session.budget.available
         if available is not None and longest * per_token * copies > available:
             what = f"a context of {longest} tokens" if rows == 1 else f"{rows} rows of {longest} tokens"
+            several = "num_beams" if request.config.num_beams > 1 else "batch_size"
             raise MemoryLimitError(
                 f"{what} need{'s' if rows == 1 else ''} {format_bytes(longest * per_token * copies)} and "
                 f"{format_bytes(available)} are left under the memory limit: the largest context that fits has "
                 f"{available // (per_token * copies)} tokens; "
-                f"lower max_new_tokens{'' if rows == 1 else ' or batch_size'}, shorten the prompt or raise the limit"
+                f"lower max_new_tokens{'' if rows == 1 else f' or {several}'}, shorten the prompt or raise the limit"
             )
         begin = min(longest, max(len(ids) for ids in request.prompts) + 64)
         return self.session.new_cache(batch=rows, capacity=begin, limit=longest)

@@ -58,7 +58,7 @@ def choice(*values: str) -> Check:
 
 def early_stop(name: str, value: Any) -> bool | str:
     """True, False or "never"; the command line has them all as words."""
-    words = {"true": True, "false": False, "never": "never"}
+    words: dict[str, bool | str] = {"true": True, "false": False, "never": "never"}
     if isinstance(value, str) and value in words:
         return words[value]
     if not isinstance(value, bool):

@@ -158,14 +158,15 @@ class Request:
             prompt_index=prompt,
         )
 
-    def pipeline(self) -> Pipeline:
-        """The logits processors that the options ask for."""
+    def pipeline(self, least_kept: int = 1) -> Pipeline:
+        """The logits processors that the options ask for; filters leave `least_kept` tokens at least."""
         return processors_for(
             self.config,
             vocabulary_size=self.encoder.vocabulary_size,
             context_length=UNLIMITED if self.config.context_end == "slide" else self.encoder.context_length,
             tokenizer=self.encoder.tokenizer,
             seed=self.seed,
+            least_kept=least_kept,
         )
 
 

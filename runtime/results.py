@@ -57,6 +57,7 @@ class Completion:
     timings: Timings
     prompt_index: int = 0
     sequence_index: int = 0  # within its prompt
+    score: float | None = None  # with num_beams: sum of processed log-probabilities over length ** length_penalty
     top_logprobs: tuple[Ranking, ...] = ()  # with the option `logprobs`: of each new token's step
     prompt_logprobs: tuple[float, ...] = ()  # with the option `prompt_logprobs`: of the prompt's tokens but the first
     prompt_top_logprobs: tuple[Ranking, ...] = ()  # with both

@@ -31,6 +31,7 @@ class Tokenizer:
             raise BundleError(f"{path} is no tokenizer ({error}): export the model again") from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        self._lengths: dict[int, int] = {}  # characters of each token that was asked for
 
     @property
     def vocab_size(self) -> int:
@@ -44,6 +45,15 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of token ids."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+
+    def text_length(self, token_ids: Sequence[int]) -> int:
+        """Characters of their text. Those of a single token are remembered, since streams ask for them all the time."""
+        if len(token_ids) != 1:
+            return len(self.decode(token_ids))
+        length = self._lengths.get(token_ids[0])
+        if length is None:
+            length = self._lengths[token_ids[0]] = len(self.decode(token_ids))
+        return length
 
     @cached_property
     def pieces(self) -> list[str]:
@@ -86,7 +96,7 @@ class StreamDecoder:
         if certain == len(text):
             self._window = self._window[self._settled :]
             self._settled = len(self._window)
-            self._shown = len(self._tokenizer.decode(self._window))
+            self._shown = self._tokenizer.text_length(self._window)
         return piece
 
     def flush(self) -> str:
@@ -95,6 +105,13 @@ class StreamDecoder:
         piece = text[self._shown :]
         self._shown = len(text)
         return piece
+
+
+def text_after(tokenizer: Tokenizer, context: Sequence[int], token_ids: Sequence[int]) -> str:
+    """Text of token ids as it goes on behind others, as StreamDecoder would give it in pieces."""
+    window = _whole_characters(tokenizer, context)
+    shown = len(tokenizer.decode(window).rstrip(_REPLACEMENT))
+    return tokenizer.decode([*window, *token_ids])[shown:]
 
 
 def _whole_characters(tokenizer: Tokenizer, context: Sequence[int]) -> list[int]:
