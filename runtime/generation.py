@@ -73,7 +73,9 @@ class Batch:
         self._reader = Reader(session, chunk, interruption)
         self._reads_in_chunks = chunk is not None
         self._context_length = context_length
-        self._likelihood = Likelihood(cache.batch, session.spec.vocab_size)
+        self._is_greedy = config.is_greedy
+        self._ids: NDArray[np.int64] = np.empty((cache.batch, 1), np.int64)  # what is read in the next step
+        self._likelihood = Likelihood()
         self._prompt: tuple[int, Logits, Readings] | None = None  # the last one that was read, if more rows want it
         cache.clear()
 
@@ -108,15 +110,19 @@ class Batch:
         )
         scores = self._pipeline(about, logits)
         tokens = [row.choose(row_scores) for row, row_scores in zip(rows, scores, strict=True)]
-        logprobs, rankings = self._likelihood.measure(logits, tokens, self._config.logprobs)
+        logprobs, rankings = self._likelihood.measure(
+            logits, tokens, self._config.logprobs, are_likeliest=self._is_greedy and scores is logits
+        )
         for row, token, logprob, top in zip(rows, tokens, logprobs, rankings, strict=True):
             yield row.take(token, logprob, top)
 
     def _last_tokens(self) -> NDArray[np.int64]:
-        return np.array([[row.last_token] for row in self.rows], np.int64)
+        for place, row in enumerate(self.rows):
+            self._ids[place, 0] = row.last_token
+        return self._ids[: len(self.rows)]
 
     def _drop_finished(self) -> None:
-        for place in reversed(range(len(self.rows))):
+        for place in range(len(self.rows) - 1, -1, -1):
             if self.rows[place].finish_reason is not None:
                 self._cache.drop_row(place)
                 last = self.rows.pop()

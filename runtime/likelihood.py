@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,31 +12,50 @@ from .logits import Logits
 from .results import RankedToken, Ranking
 
 TokenIds = Sequence[int] | NDArray[np.int64]
+_BLOCK = 1 << 14  # logits at once: so few stay in the nearest memory of a processor from one pass to the next
 
 
 class Likelihood:
     """Tells how likely the model itself finds tokens. Owns the memory that this takes: one thread uses it."""
 
-    def __init__(self, rows: int, vocabulary: int):
-        self._scratch: Logits = np.empty((rows, vocabulary), np.float32)
+    def __init__(self) -> None:
+        self._scratch: Logits = np.empty(_BLOCK, np.float32)
 
-    def normalizers(self, logits: Logits) -> NDArray[np.float32]:
-        """log(sum(exp(logits))) of each row, [rows]: what a logit less this is a log-probability.
+    def normalizer(self, logits: Logits, highest: np.float32 | None = None) -> float:
+        """log(sum(exp(logits))) of one row: a logit less this is a log-probability.
 
         Args:
-            logits: float32 [rows, vocabulary], not more rows than there is memory for.
+            logits: float32 [vocabulary].
+            highest: the greatest of them, where it is known.
         """
-        powers = self._scratch[: len(logits)]
-        highest = logits.max(axis=1)
-        np.subtract(logits, highest[:, None], out=powers)
-        np.exp(powers, out=powers)
-        result: NDArray[np.float32] = highest + np.log(powers.sum(axis=1))
-        return result
+        if highest is None:
+            highest = logits.max()
+        total = 0.0
+        for start in range(0, len(logits), _BLOCK):
+            block = logits[start : start + _BLOCK]
+            powers = self._scratch[: len(block)]
+            np.subtract(block, highest, out=powers)
+            np.exp(powers, out=powers)
+            total += float(np.add.reduce(powers))
+        return float(highest) + math.log(total)
 
-    def measure(self, logits: Logits, tokens: TokenIds, count: int) -> tuple[list[float], list[Ranking]]:
-        """Log-probabilities of one token of each row, and each row's `count` likeliest tokens."""
-        normalizers = self.normalizers(logits).tolist()
-        chosen = [float(row[token]) - norm for row, token, norm in zip(logits, tokens, normalizers, strict=True)]
+    def measure(
+        self, logits: Logits, tokens: TokenIds, count: int, *, are_likeliest: bool = False
+    ) -> tuple[list[float], list[Ranking]]:
+        """Log-probabilities of one token of each row, and each row's `count` likeliest tokens.
+
+        Args:
+            logits: float32 [rows, vocabulary].
+            tokens: [rows].
+            count: how many to rank; with 0 the rankings are empty.
+            are_likeliest: the tokens are known to be the likeliest of their rows, which saves looking for these.
+        """
+        chosen: list[float] = []
+        normalizers: list[float] = []
+        for row, token in zip(logits, tokens, strict=True):
+            logit = row[token]
+            normalizers.append(self.normalizer(row, logit if are_likeliest else None))
+            chosen.append(float(logit) - normalizers[-1])
         if not count:
             return chosen, [()] * len(chosen)
         return chosen, [rank(row, count, norm) for row, norm in zip(logits, normalizers, strict=True)]

@@ -41,7 +41,7 @@ class Reader:
         self._session = session
         self._chunk = chunk
         self._interruption = interruption
-        self._likelihood: Likelihood | None = None
+        self._likelihood = Likelihood()
 
     def last_logits(self, cache: AnyCache, ids: TokenIds) -> Logits | None:
         """Read tokens behind those that a cache of one row holds.
@@ -84,8 +84,6 @@ class Reader:
         return readings, last_position(logits[None])
 
     def _add(self, readings: Readings, logits: Logits, targets: TokenIds, top: int) -> None:
-        if self._likelihood is None:
-            self._likelihood = Likelihood(_SCORED, self._session.spec.vocab_size)
         logprobs, rankings = self._likelihood.measure(logits[: len(targets)], targets, top)
         readings.logprobs += logprobs
         if top:

@@ -58,6 +58,7 @@ class Row:
         self.top_logprobs: list[Ranking] = []
         self.prompt_readings = Readings()  # of the prompt's tokens but the first, if asked for
         self.prefill_seconds = 0.0
+        self.last_token = int(prompt_ids[-1])  # the newest one
         self._has_slid = False
         self._ids: NDArray[np.int64] = np.empty(len(prompt_ids) + min(limit, 256), np.int64)
         self._ids[: len(prompt_ids)] = prompt_ids
@@ -81,11 +82,6 @@ class Row:
     def new_tokens(self) -> int:
         """How many there are."""
         return self._length - self.prompt_length
-
-    @property
-    def last_token(self) -> int:
-        """The newest token."""
-        return int(self._ids[self._length - 1])
 
     def choose(self, scores: Logits) -> int:
         """The next token by processed logits [vocabulary]; nothing changes until it is taken."""
@@ -164,6 +160,7 @@ class Row:
             self._ids = grown
         self._ids[self._length] = token
         self._length += 1
+        self.last_token = token
 
     def _reason_to_end(self, token: int) -> str | None:
         if token in self._end_of_text:

@@ -15,9 +15,22 @@ def log_softmax(logits):
 
 
 def test_normalizers_of_extreme_logits():
-    logits = np.array([[1000.0, 999.0, -np.inf], [-1000.0, -1000.0, -1000.0]], np.float32)
-    found = Likelihood(4, 3).normalizers(logits)
-    np.testing.assert_allclose(found, [1000 + np.log1p(np.exp(-1)), -1000 + np.log(3)], rtol=1e-6)
+    likelihood = Likelihood()
+    extreme = np.array([1000.0, 999.0, -np.inf], np.float32)
+    assert likelihood.normalizer(extreme) == pytest.approx(1000 + np.log1p(np.exp(-1)))
+    assert likelihood.normalizer(extreme, extreme[0]) == pytest.approx(1000 + np.log1p(np.exp(-1)))
+    assert likelihood.normalizer(np.full(3, -1000, np.float32)) == pytest.approx(-1000 + np.log(3))
+
+
+@pytest.mark.parametrize("vocabulary", [5, 16_384, 16_385, 50_257])
+def test_normalizers_do_not_depend_on_how_they_are_computed(vocabulary):
+    logits = np.random.default_rng(vocabulary).normal(0, 4, (2, vocabulary)).astype(np.float32)
+    expected = log_softmax(logits)
+    for likeliest in (False, True):
+        tokens = logits.argmax(axis=1) if likeliest else [0, vocabulary - 1]
+        found, rankings = Likelihood().measure(logits, tokens, 1, are_likeliest=likeliest)
+        np.testing.assert_allclose(found, expected[[0, 1], tokens], atol=1e-5)
+        assert [ranking[0].id for ranking in rankings] == logits.argmax(axis=1).tolist()
 
 
 def test_ranks_equal_a_full_sort():
