@@ -71,7 +71,6 @@ class Batch:
         self._pipeline = pipeline
         self._interruption = interruption
         self._reader = Reader(session, chunk, interruption)
-        self._reads_in_chunks = chunk is not None
         self._context_length = context_length
         self._is_greedy = config.is_greedy
         self._ids: NDArray[np.int64] = np.empty((cache.batch, 1), np.int64)  # what is read in the next step
@@ -172,7 +171,7 @@ class Batch:
         """Read a row's shortened window anew; the logits of its newest token, None when interrupted."""
         kept = min(self._config.context_keep, row.prompt_length, self._context_length - 1)
         window = row.slide(kept, self._context_length)
-        still_there = kept if self._reads_in_chunks else 0  # what is kept stays as it is, at the same positions
+        still_there = kept if self._reader.reads_in_chunks else 0  # what is kept stays as it is, at the same positions
         with self._place(place) as cache:
             cache.truncate(still_there)
             return self._reader.last_logits(cache, window[still_there:])

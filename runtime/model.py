@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from .reading import PREFILL_CHUNK, Reader
 from .request import Encoder, Prompt, Prompts, Request
 from .results import Completion, Token
 from .row import Row
-from .scoring import Score, score_tokens
+from .scoring import CandidateScore, CandidateScorer, Score, check_window, score_in_windows, score_tokens
 from .session import Session
 from .stopping import Cancellation, Interruption
 from .streaming import TokenStream
@@ -193,18 +193,61 @@ class Model:
                 result[start : start + size] = self.session.step(chunk, cache, keep=0)[0]
         return result
 
-    def score(self, text: Prompt) -> Score:
-        """Log-probabilities of a text's tokens, their sum, and the perplexity.
+    @overload
+    def score(self, text: Prompt, *, window: int | None = None, stride: int | None = None) -> Score: ...
+
+    @overload
+    def score(self, text: Prompt, candidates: Sequence[Prompt]) -> list[CandidateScore]: ...
+
+    def score(
+        self,
+        text: Prompt,
+        candidates: Sequence[Prompt] | None = None,
+        *,
+        window: int | None = None,
+        stride: int | None = None,
+    ) -> Score | list[CandidateScore]:
+        """Log-probabilities of a text's tokens, their sum, and the perplexity; or of candidates behind the text.
+
+        Args:
+            text: a text or token ids.
+            candidates: what to score behind the text, which is read once; the result is a list in their order. Each is
+                tokenized together with the text: see `CandidateScore`.
+            window: tokens read as one text, where a `stride` is given; None: the context.
+            stride: reads a text that is longer than a window in windows that begin every `stride` tokens; each token is
+                scored once, from the second window on with at least `window` - `stride` tokens before it.
 
         Raises:
-            PromptError: fewer than two tokens, or more than the context holds.
+            PromptError: fewer than two tokens, more than the context holds without a stride, or no sound candidates.
+            OptionError: a window or stride that makes no sense, or has no effect.
         """
+        if stride is None and window is not None:
+            raise OptionError("window has no effect without a stride: give both, or leave window out")
+        if candidates is not None:
+            if stride is not None:
+                raise OptionError("stride has no effect with candidates: they and the text have to fit the context")
+            with self.candidate_scorer() as scorer:
+                return scorer.score(text, candidates)
         ids = self._encoder.encode(text)
-        self._encoder.require_fit(ids)
         if len(ids) < 2:
             raise PromptError("the text has one token: expected two or more, since the first has nothing before it")
-        with closing(self.session.new_cache(capacity=len(ids), limit=len(ids))) as cache:
-            return score_tokens(Reader(self.session, self._chunk), cache, ids)
+        if stride is None and len(ids) > self.context_length:
+            raise PromptError(
+                f"{len(ids)} tokens are more than the context's {self.context_length}: "
+                "shorten the text, or give a stride to read it in windows"
+            )
+        if stride is not None:
+            window, stride = check_window(window, stride, self.context_length)
+        length = min(len(ids), window or len(ids))
+        reader = Reader(self.session, self._chunk)
+        with closing(self.session.new_cache(capacity=length, limit=length)) as cache:
+            if stride is None or window is None:
+                return score_tokens(reader, cache, ids)
+            return score_in_windows(reader, cache, ids, window, stride)
+
+    def candidate_scorer(self) -> CandidateScorer:
+        """What scores candidates behind many prompts, and reads only once what prompts in a row begin with."""
+        return CandidateScorer(self.session, self._encoder, self._chunk)
 
     def chat_prompt(self, messages: str | Sequence[Message]) -> list[int]:
         """Token ids of a conversation, ready for the assistant's turn, by the bundle's own chat template.

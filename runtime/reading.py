@@ -43,6 +43,11 @@ class Reader:
         self._interruption = interruption
         self._likelihood = Likelihood()
 
+    @property
+    def reads_in_chunks(self) -> bool:
+        """Whether the graph reads several tokens behind others, too."""
+        return self._chunk is not None
+
     def last_logits(self, cache: AnyCache, ids: TokenIds) -> Logits | None:
         """Read tokens behind those that a cache of one row holds.
 
