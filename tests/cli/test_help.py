@@ -41,6 +41,52 @@ def test_every_option_of_generation_has_a_flag() -> None:
         assert option.help.startswith(field.metadata["help"])
 
 
+def test_options_of_several_numbers_are_written_on_one_line() -> None:
+    assert options_given(
+        "--bad-words-id 12 --bad-words-id",
+        "12 7",
+        "--logit-bias 42=-1.5 --logit-bias 3=-inf --sequence-bias",
+        "5 6=2",
+        "--exponential-decay-length-penalty 20 1.05 --suppress-token 3 --suppress-token 4 --bad-word",
+        "a b",
+    ) == {
+        "bad_words_ids": ((12,), (12, 7)),
+        "logit_bias": ((42, -1.5), (3, float("-inf"))),
+        "sequence_bias": (((5, 6), 2.0),),
+        "exponential_decay_length_penalty": (20, 1.05),
+        "suppress_tokens": (3, 4),
+        "bad_words": ("a b",),
+    }
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "form"),
+    [
+        ("--bad-words-id", "a", '"ID ID…"'),
+        ("--logit-bias", "42", "ID=BIAS"),
+        ("--sequence-bias", "5=x", '"ID ID…=BIAS"'),
+    ],
+)
+def test_a_value_of_another_form_is_refused(flag: str, value: str, form: str) -> None:
+    result = CliRunner().invoke(onnxgpt, ["generate", "hello", flag, value])
+    assert result.exit_code == 2
+    assert f"{value!r} is not of the form {form}" in result.stderr
+
+
+def options_given(*arguments: str) -> dict[str, object]:
+    """What reaches the model of the arguments of `generate`: odd ones are values of their own, others are split."""
+    seen: dict[str, object] = {}
+
+    @click.command(params=onnxgpt.commands["generate"].params)
+    def catch(**values: object) -> None:
+        seen.update(given_options(values))
+
+    split = [part for index, text in enumerate(arguments) for part in ([text] if index % 2 else text.split())]
+    result = CliRunner().invoke(catch, ["hello", *split], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return seen
+
+
 def test_only_what_the_user_gave_reaches_the_model() -> None:
     seen = {}
 

@@ -1,14 +1,11 @@
 """Beam search against transformers: the same tokens, and scores within 1e-4 (tests/golden/make_beams.py)."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
-import onnxgpt
+from .conftest import GOLDEN
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 # transformers gives what its options default to; those of our bundles say otherwise.
 PLAIN = {"do_sample": False}
 SAMPLED = {"do_sample": True, "temperature": 1.0}
@@ -17,18 +14,6 @@ SAMPLED = {"do_sample": True, "temperature": 1.0}
 def cases(name):
     for index, case in enumerate(json.loads((GOLDEN / name).read_text())["cases"]):
         yield pytest.param(case, id=f"{name} {index}")
-
-
-@pytest.fixture(scope="session")
-def tiny_llama(tmp_path_factory):
-    from onnxgpt.export import export_bundle
-
-    spec = importlib.util.spec_from_file_location("tiny_llama", GOLDEN / "tiny_llama.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    directory = tmp_path_factory.mktemp("llama")
-    source = module.write_tiny_llama(directory / "source")
-    return onnxgpt.load(export_bundle(source, directory / "bundle").directory, threads=1)
 
 
 @pytest.mark.parametrize("case", [*cases("beams.json"), *cases("beam_groups.json")])
