@@ -110,7 +110,7 @@ class GenerationConfig:
     diversity_penalty: float = _option(
         0.0,
         "How much less likely a token is for each beam of an earlier group that chose it.",
-        number("0 or more", lambda value: value >= 0),
+        number("from 0 to a million", lambda value: 0 <= value <= 1_000_000),
         needs=("beams", "groups"),
     )
 
