@@ -181,7 +181,10 @@ def test_more_beams_than_tokens_may_follow(fairytale):
         ({"num_beams": 4, "early_stopping": "soon"}, "early_stopping is 'soon': expected True, False or \"never\""),
         ({"num_beams": 4, "early_stopping": 1}, 'early_stopping is 1: expected True, False or "never"'),
         ({"num_beams": 4, "length_penalty": 100.0}, "length_penalty is 100.0: expected a number from -5 to 5"),
-        ({"num_beams": 4, "diversity_penalty": -1.0}, "diversity_penalty is -1.0: expected a number from 0 to a million"),
+        (
+            {"num_beams": 4, "diversity_penalty": -1.0},
+            "diversity_penalty is -1.0: expected a number from 0 to a million",
+        ),
     ],
 )
 def test_wrong_combinations_are_refused_by_name(options, message):
