@@ -169,8 +169,7 @@ class Batch:
 
     def _slide(self, place: int, row: Row) -> Logits | None:
         """Read a row's shortened window anew; the logits of its newest token, None when interrupted."""
-        kept = min(self._config.context_keep, row.prompt_length, self._context_length - 1)
-        window = row.slide(kept, self._context_length)
+        window, kept = row.slide(self._config.context_keep, self._context_length)
         still_there = kept if self._reader.reads_in_chunks else 0  # what is kept stays as it is, at the same positions
         with self._place(place) as cache:
             cache.truncate(still_there)

@@ -98,6 +98,11 @@ class Model:
 
         Prompts are read one by one and then stepped together; a row's result does not depend on the others.
 
+        At the context's end a sequence stops. With `context_end="slide"` it goes on: when the context is full, its
+        first `context_keep` tokens stay (of the prompt, and two fewer than the context at most), of the others the
+        oldest half is dropped, and what is left is read again as a text that begins at position 0. So the next tokens
+        are what the model gives for that window, whatever its positions are. Penalties go on to see all tokens.
+
         Args:
             prompts: a text, a list of token ids, or a list of either.
             on_token: is given each token as it comes; a sequence for which it returns True ends there, with the finish
@@ -107,7 +112,7 @@ class Model:
             options: fields of GenerationConfig; what is not given comes from the bundle's generation_config.json.
 
         Returns:
-            Completions prompt by prompt, each prompt's sequences together.
+            Completions prompt by prompt, each prompt's sequences together; with `num_beams` the best first, with scores.
 
         Raises:
             PromptError: an empty prompt, or one that leaves no room in the context.

@@ -114,15 +114,20 @@ class Row:
             self._finish(reason)
         return Token(token, text, logprob, reason, self.index, top)
 
-    def slide(self, kept: int, context_length: int) -> NDArray[np.int64]:
-        """Drop the oldest half of a full window, less its first `kept` tokens; what is left, the newest token included.
+    def slide(self, kept: int, context_length: int) -> tuple[NDArray[np.int64], int]:
+        """Drop the oldest half of a full window behind its first `kept` tokens, `context_length` - 2 at most.
 
-        A full window is `context_length` tokens that were read, and the newest one, which was not.
+        A full window is `context_length` tokens that were read, and the newest one, which was not. Two tokens at least
+        are dropped, so that there is room for the newest and the next one.
+
+        Returns:
+            The window that is left, the newest token included; and how many of its first tokens were kept.
         """
-        dropped = max(1, (context_length - kept) // 2)
+        kept = min(kept, self.prompt_length, context_length - 2)
+        dropped = max(2, (context_length - kept) // 2)
         recent = context_length + 1 - kept - dropped
         self._has_slid = True
-        return np.concatenate([self.token_ids[:kept], self.token_ids[-recent:]])
+        return np.concatenate([self.token_ids[:kept], self.token_ids[-recent:]]), kept
 
     def shares_prompt_with(self, other: Row) -> bool:
         """Whether both continue the same prompt, and this one's place in the cache still begins with it."""

@@ -99,3 +99,73 @@ def test_sizes_for_people():
     assert [format_bytes(count) for count in (999, 1500, 151_200_000, 2_500_000_000)] == [
         "999 bytes", "1.5 kB", "151.2 MB", "2.5 GB",
     ]  # fmt: skip
+
+
+def filled(cache, lengths):
+    """Each token of a row holds row * 100 + its position, in every layer."""
+    for index, length in enumerate(lengths):
+        with cache.row(index) as row:
+            values = [np.broadcast_to(index * 100.0 + np.arange(length)[:, None], (1, heads, length, size))
+                      for heads, size in LAYOUT.layers for _ in range(2)]  # fmt: skip
+            if cache.shares_buffer:
+                for buffer, pair in zip(row.buffers, zip(values[::2], values[1::2], strict=True), strict=True):
+                    buffer[:, :, :, :length] = pair
+                row.advance(length)
+            else:
+                row.advance(length, [value.astype(np.float32) for value in values])
+    return cache
+
+
+def contents(cache):
+    """The first value of each token, row by row; all layers and heads must agree."""
+    parts = [part for buffer in cache.buffers for part in buffer] if cache.shares_buffer else cache.values
+    rows = [[part[row, 0, :length, 0].tolist() for row, length in enumerate(cache.lengths)] for part in parts]
+    assert all(found == rows[0] for found in rows)
+    return rows[0]
+
+
+@pytest.fixture(params=[True, False], ids=["shared", "separate"])
+def any_cache(request):
+    budget = MemoryBudget()
+    if request.param:
+        return KVCache(LAYOUT, batch=3, capacity=8, limit=200, budget=budget)
+    return SeparateKVCache(LAYOUT, batch=3, limit=200, budget=budget)
+
+
+def test_rows_leave_and_come(any_cache):
+    cache = filled(any_cache, (2, 4, 3))
+    cache.drop_row(0)
+    assert contents(cache) == [[200, 201, 202], [100, 101, 102, 103]]
+    assert (cache.batch, cache.length) == (2, 4)
+    cache.drop_row(1)
+    assert contents(cache) == [[200, 201, 202]]
+    assert cache.length == 3
+    assert cache.add_row() == 1
+    assert contents(cache) == [[200, 201, 202], []]
+    cache.copy_row(0, 1, 2)
+    assert contents(cache) == [[200, 201, 202], [200, 201]]
+    cache.clear()
+    assert (cache.batch, cache.length, cache.add_row()) == (0, 0, 0)
+    assert contents(cache) == [[]]
+
+
+def test_rows_in_use_keep_their_content_when_a_cache_grows():
+    cache = KVCache(LAYOUT, batch=3, capacity=8, limit=200, budget=MemoryBudget())
+    filled(cache, (2, 4, 3)).drop_row(1)
+    used = cache._budget.used
+    cache.ensure(150)
+    assert contents(cache) == [[0, 1], [200, 201, 202]]
+    assert cache._budget.used == used == 3 * 200 * PER_TOKEN
+    assert cache.add_row() == 2
+    assert all(buffer.shape[1] == 3 for buffer in cache.buffers)
+    cache.close()
+    assert cache._budget.used == 0
+
+
+def test_rows_leave_a_copy_alone(any_cache):
+    cache = filled(any_cache, (2, 4, 3))
+    with cache.copy() as twin:
+        twin.copy_row(0, 1, 1)
+        twin.drop_row(0)
+        assert contents(twin) == [[200, 201, 202], [0]]
+        assert contents(cache) == [[0, 1], [100, 101, 102, 103], [200, 201, 202]]

@@ -143,17 +143,19 @@ def test_only_true_from_a_callback_ends(fairytale):
 def slide_by_definition(judge, ids, count, context, keep):
     """Greedy tokens, each from PyTorch's logits of the window that `context_end` defines, read anew."""
     window, tokens = list(ids), []
-    kept = min(keep, len(ids), context - 1)
+    kept = min(keep, len(ids), context - 2)
     for _ in range(count):
         if len(window) > context:
-            window = window[:kept] + window[kept + max(1, (context - kept) // 2) :]
+            window = window[:kept] + window[kept + max(2, (context - kept) // 2) :]
         with torch.no_grad():
             tokens.append(int(judge(torch.tensor([window])).logits[0, -1].argmax()))
         window.append(tokens[-1])
     return tokens
 
 
-@pytest.mark.parametrize(("keep", "prompt", "count"), [(0, 505, 30), (480, 500, 40), (3, 511, 12), (600, 508, 12)])
+@pytest.mark.parametrize(
+    ("keep", "prompt", "count"), [(0, 505, 30), (480, 500, 40), (3, 511, 12), (600, 508, 12), (511, 511, 5)]
+)
 def test_a_sliding_context_is_what_pytorch_reads_from_its_window(fairytale, judge, keep, prompt, count):
     ids = fairytale.tokenizer.encode(LONG)[:prompt]
     options = {"max_new_tokens": count, "context_end": "slide", "context_keep": keep, **GREEDY}
