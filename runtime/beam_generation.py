@@ -1,7 +1,7 @@
 """Generation with beams: prompt by prompt, each is read once, searched, and the best texts become completions.
 
-Stop strings end a beam as transformers' stopping criteria do, with the token that completes one: it counts in the score,
-and its text is not shown.
+Stop strings end a beam as transformers' stopping criteria do, with the token that completes one: it counts in the
+score, and its text is not shown.
 """
 
 from __future__ import annotations
