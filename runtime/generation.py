@@ -69,6 +69,7 @@ class Batch:
         self._cache = cache
         self._config = config
         self._pipeline = pipeline
+        self._processes = pipeline != Pipeline()  # an empty one would cost more than it does
         self._interruption = interruption
         self._reader = Reader(session, chunk, interruption)
         self._context_length = context_length
@@ -102,13 +103,17 @@ class Batch:
 
     def _choose(self, rows: list[Row], logits: Logits) -> Iterator[Token]:
         """Give each row a token by its logits [rows, vocabulary]."""
-        about = Rows(
-            [row.token_ids for row in rows],
-            [row.prompt_length for row in rows],
-            [row.sampler.sequence for row in rows],
-        )
-        scores = self._pipeline(about, logits)
-        tokens = [row.choose(row_scores) for row, row_scores in zip(rows, scores, strict=True)]
+        if not self._processes:
+            scores = logits
+            tokens = [row.choose(row_scores) for row, row_scores in zip(rows, logits, strict=True)]
+        else:
+            about = Rows(
+                [row.token_ids for row in rows],
+                [row.prompt_length for row in rows],
+                [row.sampler.sequence for row in rows],
+            )
+            scores = self._pipeline(about, logits)
+            tokens = [row.choose(row_scores) for row, row_scores in zip(rows, scores, strict=True)]
         logprobs, rankings = self._likelihood.measure(
             logits, tokens, self._config.logprobs, are_likeliest=self._is_greedy and scores is logits
         )

@@ -12,6 +12,7 @@ from .logits import Logits
 from .results import RankedToken, Ranking
 
 TokenIds = Sequence[int] | NDArray[np.int64]
+_SAFE = 60.0  # up to this, and down to it, the sum of any vocabulary's powers is a float32
 _BLOCK = 1 << 14  # logits at once: so few stay in the nearest memory of a processor from one pass to the next
 
 
@@ -30,14 +31,14 @@ class Likelihood:
         """
         if highest is None:
             highest = logits.max()
+        is_safe = -_SAFE < highest < _SAFE
         total = 0.0
         for start in range(0, len(logits), _BLOCK):
             block = logits[start : start + _BLOCK]
             powers = self._scratch[: len(block)]
-            np.subtract(block, highest, out=powers)
-            np.exp(powers, out=powers)
+            np.exp(block if is_safe else np.subtract(block, highest, out=powers), out=powers)
             total += float(np.add.reduce(powers))
-        return float(highest) + math.log(total)
+        return math.log(total) + (0.0 if is_safe else float(highest))
 
     def measure(
         self, logits: Logits, tokens: TokenIds, count: int, *, are_likeliest: bool = False

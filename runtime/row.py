@@ -68,7 +68,7 @@ class Row:
         self._stop_tokens = frozenset(config.stop_token_ids)
         self._interruption = interruption
         self._decoder = decoder
-        self._matcher = StopMatcher(config.stop_strings)
+        self._matcher = StopMatcher(config.stop_strings) if config.stop_strings else None
         self._pieces: list[str] = []
         self._started = time.perf_counter()
         self._decode_seconds = 0.0
@@ -101,13 +101,15 @@ class Row:
         reason = self._reason_to_end(token)
         text = ""
         if self._decoder is not None:
-            shows = reason not in ("eos", "stop_token")
-            text, stopped = self._matcher.push(self._decoder.push(token) if shows else "")
-            if reason and not stopped:
-                rest, stopped = self._rest()
-                text += rest
-            if stopped:
-                reason = "stop"
+            text = self._decoder.push(token) if reason not in ("eos", "stop_token") else ""
+            if reason:
+                text += self._decoder.flush()
+            if self._matcher is not None:
+                text, stopped = self._matcher.push(text)
+                if stopped:
+                    reason = "stop"
+                elif reason:
+                    text += self._matcher.flush()
             if text:
                 self._pieces.append(text)
         if reason:
@@ -137,7 +139,7 @@ class Row:
         """End the row as it is, without another token. A row that has ended stays as it is."""
         if self.finish_reason is None:
             if self._decoder is not None:
-                self._pieces.append(self._rest()[0])
+                self._pieces.append(self._rest(self._decoder))
             self._finish(reason)
 
     def completion(self, seed: int | None) -> Completion:
@@ -176,11 +178,13 @@ class Row:
             return self._limit_reason
         return self._interruption.reason()
 
-    def _rest(self) -> tuple[str, bool]:
-        """The text that was held back, and whether a stop string was in it."""
-        assert self._decoder is not None
-        text, stopped = self._matcher.push(self._decoder.flush())
-        return (text, True) if stopped else (text + self._matcher.flush(), False)
+    def _rest(self, decoder: StreamDecoder) -> str:
+        """The text that was held back."""
+        text = decoder.flush()
+        if self._matcher is None:
+            return text
+        text, stopped = self._matcher.push(text)
+        return text if stopped else text + self._matcher.flush()
 
     def _finish(self, reason: str) -> None:
         self.finish_reason = reason

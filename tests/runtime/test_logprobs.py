@@ -19,6 +19,9 @@ def test_normalizers_of_extreme_logits():
     extreme = np.array([1000.0, 999.0, -np.inf], np.float32)
     assert likelihood.normalizer(extreme) == pytest.approx(1000 + np.log1p(np.exp(-1)))
     assert likelihood.normalizer(extreme, extreme[0]) == pytest.approx(1000 + np.log1p(np.exp(-1)))
+    ordinary = np.array([59.9, 3.0, -200.0], np.float32)
+    assert likelihood.normalizer(ordinary) == pytest.approx(59.9)
+    assert likelihood.normalizer(ordinary - np.float32(119.7)) == pytest.approx(-59.8)
     assert likelihood.normalizer(np.full(3, -1000, np.float32)) == pytest.approx(-1000 + np.log(3))
 
 
