@@ -114,6 +114,19 @@ class GenerationConfig:
         needs=("beams", "groups"),
     )
 
+    prompt_lookup_num_tokens: int | None = _option(
+        None,
+        "Guess up to so many tokens from where the last ones came before, and check them at once: faster, and "
+        "the same text, where it repeats its prompt or itself.",
+        whole(1),
+    )
+    max_matching_ngram_size: int = _option(
+        3, "How many of the last tokens prompt lookup looks up at most.", whole(1), needs=("prompt lookup",)
+    )
+    num_assistant_tokens: int = _option(
+        20, "How many tokens an assistant drafts at most before they are checked.", whole(1)
+    )
+
     temperature: float = _option(
         1.0,
         "Divides the logits when sampling; 0 means greedy.",
@@ -349,6 +362,12 @@ def _refuse_wrong_beams(config: GenerationConfig) -> None:
         )
 
 
+def _prompt_lookup(config: GenerationConfig, name: str) -> str:
+    if config.prompt_lookup_num_tokens is not None:
+        return ""
+    return f"{name} has no effect without prompt lookup: give prompt_lookup_num_tokens, or leave {name} out"
+
+
 def _sliding(config: GenerationConfig, name: str) -> str:
     if config.context_end == "slide":
         return ""
@@ -388,6 +407,7 @@ _NEEDS: dict[str, _Need] = {
     "several sequences": _several_sequences,
     "beams": _beams,
     "groups": _groups,
+    "prompt lookup": _prompt_lookup,
     "sliding": _sliding,
     "end": _end,
     "not an end": _not_an_end,

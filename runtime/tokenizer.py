@@ -38,6 +38,11 @@ class Tokenizer:
         """Number of tokens, added ones included."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
+    def has_vocabulary_of(self, other: Tokenizer) -> bool:
+        """Whether both have the same tokens with the same ids."""
+        ours, theirs = (each._tokenizer.get_vocab(with_added_tokens=True) for each in (self, other))
+        return bool(ours == theirs)
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text, with what the tokenizer adds around it (such as a beginning-of-text token)."""
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
