@@ -2,7 +2,7 @@
 
 Both generate the same number of tokens greedily from the same prompts through `Model.generate`, prompts read, texts and
 log-probabilities made. What is compared are new tokens per second; the ratio of the steps alone, without the reading
-of the prompts, is told too, since reading costs a batch as much as single prompts. Rows share the weights that are read,
+of the prompts, is told too, since reading costs a batch as much as single prompts. Rows share the reading of weights,
 but each reads its own keys and values: the longer the texts, the less a batch saves.
 
     python benchmarks/batch.py smol-int8 --rows 8 --longer 4 --new-tokens 64 --rounds 3
