@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .drafting import CHECKING_COST, WORTH_IT, HitRates
+from .drafting import HitRates
 from .errors import OptionError
 from .likelihood import Likelihood
 from .logits import Logits, Pipeline, Rows
@@ -18,6 +19,7 @@ from .stopping import Interruption
 
 _LEVELS = 5  # of the assistant's own confidence in a token
 _LONGEST_PAUSE = 32  # passes
+_MEMORY = 0.9  # what a pass counts for when the next one is known
 
 
 class Assistant:
@@ -25,7 +27,7 @@ class Assistant:
 
     So a draft that gives tokens the same probabilities proposes the same tokens, and one that gives them nearly the
     same ones nearly always does. How many tokens it drafts depends on how confident it is, and on how often the larger
-    model agreed at such confidence. Where that is not worth the cost it pauses, twice as long each time.
+    model agreed at such confidence. Where that has not been worth the cost lately it pauses, twice as long each time.
     """
 
     def __init__(
@@ -35,7 +37,8 @@ class Assistant:
         interruption: Interruption,
         *,
         most: int,
-        cost: float,
+        step_cost: float,
+        checking_cost: float,
         context_length: int,
         limit: int,
         chunk: int,
@@ -47,7 +50,8 @@ class Assistant:
             pipeline: the logits processors of the call.
             interruption: of the call.
             most: candidates for one pass.
-            cost: of one of the assistant's steps, in steps of the larger model.
+            step_cost: of one of the assistant's steps, in steps of the larger model.
+            checking_cost: of each candidate, in steps of the larger model.
             context_length: of the assistant; where a text is longer, it drafts no more.
             limit: the most tokens of a text.
             chunk: tokens to read at once.
@@ -60,7 +64,8 @@ class Assistant:
         self._reader = Reader(session, chunk, interruption)
         self._likelihood = Likelihood()
         self._most = most
-        self._step_cost = cost
+        self._step_cost = step_cost
+        self._checking_cost = checking_cost
         self._context_length = context_length
         limit = min(limit, context_length)
         self._cache = session.new_cache(capacity=min(limit, 256), limit=limit)
@@ -72,27 +77,24 @@ class Assistant:
         self._held: list[int] = []  # drafted tokens at the cache's end
         self._rates = HitRates({level: (level + 0.5) / _LEVELS for level in range(_LEVELS)})
         self._pause, self._passes_to_wait = 1, 0
+        self._tokens, self._time = 3.0, 2.0  # of passes with drafts, the last ones count most; some are assumed
+        self._drafted_at, self._spent = 0, 0.0  # of the last such pass: the text's length before it, and its time
 
     def draft(self, row: Row, most: int) -> Sequence[int]:
         """As `Drafter.draft`."""
         ids = row.token_ids
         self._rates.learn(ids)
         room = min(self._most, most, self._context_length - len(ids))
-        if self._passes_to_wait:
-            self._passes_to_wait -= 1
-            return ()
-        if room < 1:
+        if room < 1 or self._waits(len(ids)):
             return ()
         logits = self._catch_up(ids.tolist())
         if logits is None:
             return ()
-        drafted, levels, count = self._guess(row, room, logits)
+        drafted, levels = self._guess(row, room, logits)
         self._rates.expect(len(ids), list(zip(drafted, levels, strict=True)))
-        if count:
-            self._pause = 1
-        else:
-            self._passes_to_wait = self._pause
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        time = 1 + self._step_cost * max(1, len(drafted))
+        count = self._worth_checking(levels, time)
+        self._drafted_at, self._spent = len(ids), time + self._checking_cost * count
         return drafted[:count]
 
     def close(self) -> None:
@@ -111,35 +113,56 @@ class Assistant:
             self._cache.truncate(0)
         return logits
 
-    def _guess(self, row: Row, room: int, logits: Logits) -> tuple[list[int], list[int], int]:
-        """Tokens while each makes the pass better, with the levels of confidence in them; and how many to check."""
-        text = np.concatenate([row.token_ids, np.empty(room, np.int64)])
+    def _waits(self, length: int) -> bool:
+        """Whether it pauses at this pass, for a text of such length."""
+        if self._spent:
+            self._tokens = self._tokens * _MEMORY + length - self._drafted_at
+            self._time = self._time * _MEMORY + self._spent
+            self._spent = 0.0
+            if self._tokens < self._time:
+                self._passes_to_wait = self._pause
+                self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            else:
+                self._pause = 1
+        if self._passes_to_wait == 0:
+            return False
+        self._passes_to_wait -= 1
+        return True
+
+    def _guess(self, row: Row, room: int, logits: Logits) -> tuple[list[int], list[int]]:
+        """Tokens, while one more may make the pass better, and the levels of confidence in them."""
         length = len(row.token_ids)
+        text = np.concatenate([row.token_ids, np.empty(room, np.int64)])
         drafted: list[int] = []
         levels: list[int] = []
-        count, best = 0, WORTH_IT
         tokens = reached = 1.0
-        while True:
-            token = self._choose(row, text[: length + len(drafted)], logits)
-            if token is None:
-                break
+        cost = self._step_cost + self._checking_cost
+        while (token := self._choose(row, text[: length + len(drafted)], logits)) is not None:
             text[length + len(drafted)] = token
             drafted.append(token)
             levels.append(self._level(logits, token))
             reached *= self._rates.rate(levels[-1])
             tokens += reached
-            gain = tokens / (1 + (self._step_cost + CHECKING_COST) * len(drafted))
-            if gain > best:
-                count, best = len(drafted), gain
-            if len(drafted) == room or tokens + reached < best * (
-                1 + (self._step_cost + CHECKING_COST) * (len(drafted) + 1)
-            ):
-                break  # full, or even a certain token would not make it better
+            # The next one comes true as often as the text gets there, at most.
+            if len(drafted) == room or reached / cost < tokens / (1 + cost * len(drafted)):
+                break
             logits = self._session.step(np.array([[token]]), self._cache)[:, -1].astype(np.float32, copy=False)
             self._held.append(token)
-        return drafted, levels, count
+        return drafted, levels
 
-    def _choose(self, row: Row, text: np.ndarray[tuple[int], np.dtype[np.int64]], logits: Logits) -> int | None:
+    def _worth_checking(self, levels: list[int], time: float) -> int:
+        """How many of the drafted tokens bring most tokens for the time, `time` of which is spent already."""
+        count, best = 0, 1 / time
+        tokens = reached = 1.0
+        for candidates, level in enumerate(levels, start=1):
+            reached *= self._rates.rate(level)
+            tokens += reached
+            gain = tokens / (time + self._checking_cost * candidates)
+            if gain > best:
+                count, best = candidates, gain
+        return count
+
+    def _choose(self, row: Row, text: NDArray[np.int64], logits: Logits) -> int | None:
         """The token that the options choose behind a text; None where they forbid every one."""
         try:
             scores = self._pipeline(Rows([text], [row.prompt_length], [row.sampler.sequence]), logits)

@@ -12,7 +12,9 @@ from typing import Protocol
 from .likelihood import TokenIds
 from .row import Row
 
-CHECKING_COST = 0.16  # of a candidate, in single steps: int8 weights with 2 to 16 tokens at once take so much more time
+# What each candidate adds to the time of a pass, in single steps, up to 16 of them: the step reads the weights in any
+# case, and the smaller they are, the more the arithmetic counts.
+CHECKING_COST, CHECKING_COST_QUANTIZED = 0.06, 0.16
 WORTH_IT = 1.3  # tokens in the time of a single step: where less is expected, single steps are surer
 _PRIOR_WEIGHT = 2.0  # tokens that a rate assumed at the beginning counts for
 _MEMORY = 0.9  # what a token counts for when the next one is known
@@ -64,7 +66,7 @@ class HitRates:
         return self._hits[kind] / self._guesses[kind]
 
 
-def worthwhile_count(rate: float, most: int, cost: float = CHECKING_COST) -> int:
+def worthwhile_count(rate: float, most: int, cost: float) -> int:
     """How many candidates bring most tokens for the time, if each comes true at this rate and none behind a wrong one.
 
     The pass brings a token of its own behind the last right candidate, so k candidates bring 1 + r + … + r**k tokens.
@@ -74,7 +76,7 @@ def worthwhile_count(rate: float, most: int, cost: float = CHECKING_COST) -> int
         most: candidates at most.
         cost: time that each of them takes, in single steps.
 
-    >>> worthwhile_count(0.1, 10), worthwhile_count(0.5, 10), worthwhile_count(0.9, 10)
+    >>> worthwhile_count(0.1, 10, 0.16), worthwhile_count(0.5, 10, 0.16), worthwhile_count(0.9, 10, 0.16)
     (0, 2, 8)
     """
     count, best = 0, WORTH_IT

@@ -19,14 +19,16 @@ _ASSUMED = (0.1, 0.3, 0.6, 0.8)  # rate of guesses behind so many repeated token
 class PromptLookup:
     """Guesses the continuation of the longest repetition that a text ends with, of several of them the last one."""
 
-    def __init__(self, most: int, longest: int):
+    def __init__(self, most: int, longest: int, checking_cost: float):
         """A drafter for any model.
 
         Args:
             most: candidates for one pass.
             longest: how many of the last tokens are looked up at most.
+            checking_cost: of each candidate, in single steps.
         """
         self._most = most
+        self._cost = checking_cost
         self._longest = longest
         self.begin()
 
@@ -44,7 +46,7 @@ class PromptLookup:
             return ()
         guess, length = found
         self._rates.expect(len(ids), [(token, length) for token in guess])
-        return guess[: worthwhile_count(self._rates.rate(length), min(most, self._most))]
+        return guess[: worthwhile_count(self._rates.rate(length), min(most, self._most), self._cost)]
 
     def close(self) -> None:
         """Nothing is held."""

@@ -20,7 +20,7 @@ import numpy as np
 
 from .assistant import Assistant
 from .config import GenerationConfig
-from .drafting import Drafter
+from .drafting import CHECKING_COST, CHECKING_COST_QUANTIZED, Drafter
 from .errors import OptionError
 from .generation import Batch, Token
 from .logits import Pipeline
@@ -100,7 +100,9 @@ def drafting_for(
     if assistant is not None:
         return _assistance(target, assistant, request)
     most, longest = config.prompt_lookup_num_tokens, config.max_matching_ngram_size
-    return None if most is None or reason else lambda _, __: PromptLookup(most, longest)
+    if most is None or reason:
+        return None
+    return lambda _, __: PromptLookup(most, longest, _checking_cost(target))
 
 
 def _reason_against(target: Model, config: GenerationConfig, rows: int) -> str:
@@ -128,17 +130,24 @@ def _assistance(target: Model, assistant: Model, request: Request) -> NewDrafter
             f"the assistant {name} has another vocabulary than {target.bundle.manifest.name}: expected the same tokens "
             "with the same ids; give an assistant that was made for the same tokenizer"
         )
-    cost = assistant.bundle.weight_bytes / target.bundle.weight_bytes  # a step takes the time of reading its weights
+    step_cost = (
+        assistant.bundle.weight_bytes / target.bundle.weight_bytes
+    )  # a step takes the time of reading its weights
     return lambda pipeline, interruption: Assistant(
         assistant.session,
         pipeline,
         interruption,
         most=request.config.num_assistant_tokens,
-        cost=cost,
+        step_cost=step_cost,
+        checking_cost=_checking_cost(target),
         context_length=assistant.context_length,
         limit=request.longest,
         chunk=PREFILL_CHUNK,
     )
+
+
+def _checking_cost(target: Model) -> float:
+    return CHECKING_COST if target.bundle.manifest.quantization is None else CHECKING_COST_QUANTIZED
 
 
 def _share_vocabulary(target: Model, assistant: Model) -> bool:

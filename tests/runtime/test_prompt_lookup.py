@@ -247,8 +247,8 @@ def test_a_text_goes_on_as_it_did_before(text, longest, expected):
 
 def test_worthwhile_counts_grow_with_the_rate():
     # By hand: 1.9 / 1.16 = 1.638, 2.71 / 1.32 = 2.053, 3.439 / 1.48 = 2.324, 4.0951 / 1.64 = 2.497 and so on.
-    assert [worthwhile_count(0.9, most) for most in (0, 1, 4, 7, 8, 9, 30)] == [0, 1, 4, 7, 8, 8, 8]
-    counts = [worthwhile_count(rate / 20, 16) for rate in range(21)]
+    assert [worthwhile_count(0.9, most, 0.16) for most in (0, 1, 4, 7, 8, 9, 30)] == [0, 1, 4, 7, 8, 8, 8]
+    counts = [worthwhile_count(rate / 20, 16, 0.16) for rate in range(21)]
     assert counts == sorted(counts)
     assert (counts[0], counts[-1]) == (0, 16)
 
