@@ -17,42 +17,49 @@ from .distributions import Logits, entropy, log_softmax, softmax
 _NEVER = np.float32(-np.inf)
 _BLOCK = 64  # tokens, of which one maximum is taken to find candidates
 _FIRST_WIDTH = 512  # tokens that are sorted first where all of them rarely need be
-_ROUNDING = 1e-6  # relative
 
 
 class Shortlist:
-    """The `k` likeliest tokens of each row, and what else is as likely, taken out of logits [rows, vocabulary].
+    """The `k` likeliest tokens of each row, and what is about as likely, taken out of logits [rows, vocabulary].
 
-    `values` [rows, most candidates of a row] hold their logits in order of id, then -inf.
+    `values` [rows, most candidates of a row] hold their logits in order of id, then -inf; `ids` are theirs.
     """
 
     def __init__(self, logits: Logits, k: int):
-        self._shape = logits.shape
-        rows, vocabulary = logits.shape
-        width = vocabulary // _BLOCK
-        # The k-th highest of some tokens is no higher than the k-th highest of all: a cheap bound from below.
-        if k <= width:
-            peaks = logits[:, : _BLOCK * width].reshape(rows, _BLOCK, width).max(axis=1)
-            bound = np.partition(peaks, width - k, axis=1)[:, width - k, None]
-            self._cells = np.flatnonzero(logits >= bound)
-        else:
-            self._cells = np.flatnonzero(logits > _NEVER)
+        rows, vocabulary = self._shape = logits.shape
+        flat = logits.reshape(-1)
+        cells = (logits >= _bound(logits, k)).reshape(-1).nonzero()[0]
         if rows == 1:
-            self._slots: slice | NDArray[np.int64] = slice(0, len(self._cells))
-            self.values = logits.reshape(-1)[self._cells][None]
+            self.ids = cells[None]
+            self.values = flat[self.ids]
             return
-        owners = self._cells // vocabulary
+        owners = cells // vocabulary
         counts = np.bincount(owners, minlength=rows)
-        most = int(counts.max())
-        self._slots = np.arange(len(self._cells)) - (np.cumsum(counts) - counts)[owners] + owners * most
-        self.values = np.full((rows, most), _NEVER)
-        self.values.reshape(-1)[self._slots] = logits.reshape(-1)[self._cells]
+        places = np.arange(len(cells)) - (np.cumsum(counts) - counts)[owners]
+        self.ids = np.zeros((rows, int(counts.max())), np.int64)
+        self.ids[owners, places] = cells - owners * vocabulary
+        self.values = np.full(self.ids.shape, _NEVER)
+        self.values[owners, places] = flat[cells]
 
     def spread(self, values: Logits) -> Logits:
         """Filtered `values` back at their ids, [rows, vocabulary]."""
         result = np.full(self._shape, _NEVER)
-        result.reshape(-1)[self._cells] = values.reshape(-1)[self._slots]
+        owners, places = (values > _NEVER).nonzero()
+        result[owners, self.ids[owners, places]] = values[owners, places]
         return result
+
+
+def _bound(logits: Logits, k: int) -> Logits:
+    """What the k-th highest logit of each row is not below, [rows, 1]."""
+    rows, vocabulary = logits.shape
+    width = vocabulary // _BLOCK
+    if k > width:
+        return np.full((rows, 1), np.finfo(np.float32).min)
+    # The k-th highest of the blocks' highest ones is no higher than the k-th highest of all.
+    peaks = np.maximum.reduce(logits[:, : _BLOCK * width].reshape(rows, _BLOCK, width), axis=1)
+    peaks.sort(axis=1)
+    bound: Logits = peaks[:, width - k, None]
+    return bound
 
 
 def divide_by_temperature(logits: Logits, temperature: float) -> Logits:
@@ -81,24 +88,39 @@ def keep_top_p(logits: Logits, top_p: float, least: int = 1) -> Logits:
     >>> keep_top_p(np.log(np.array([[0.5, 0.3, 0.2]], np.float32)), 0.7).round(2).tolist()
     [[-0.6..., -1.2..., -inf]]
     """
-    tokens = logits.shape[1]
-    highest = logits.max(axis=1, keepdims=True)
-    total = np.exp(logits - highest).sum(axis=1, keepdims=True)
+    rows, tokens = logits.shape
+    if tokens <= _FIRST_WIDTH:
+        return _keep_top_p_of_few(logits, top_p, min(least, tokens))
+    total = np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)
     for width in _widths(tokens):
-        best = logits if width == tokens else np.partition(logits, tokens - width, axis=1)[:, tokens - width :]
-        best = np.sort(best, axis=1)[:, ::-1]
-        weights = np.exp((best - highest).astype(np.float64))
-        before = np.cumsum(weights, axis=1) - weights
-        counts = np.count_nonzero(before < top_p * total, axis=1)
-        if (counts < width).all():
+        best = logits.copy() if width == tokens else np.partition(logits, tokens - width, axis=1)[:, tokens - width :]
+        best.sort(axis=1)  # the likeliest last
+        weights = np.exp(best - best[:, -1:])
+        sums = weights.cumsum(axis=1)
+        # All that the tokens beyond the width weigh together comes below these.
+        below = (total - sums[:, -1])[:, None] if width < tokens else 0.0
+        removed = np.count_nonzero(below + sums <= (1 - top_p) * (below + sums[:, -1:]), axis=1)
+        if width == tokens or removed.all():
             break
-    counts = np.minimum(np.maximum(counts, least), tokens)
-    border = np.take_along_axis(best, counts[:, None] - 1, axis=1)
+    removed = np.minimum(removed, width - least)
+    border = best[np.arange(rows), removed][:, None]
     kept = logits >= border
-    surplus = np.count_nonzero(kept, axis=1) - counts
+    surplus = np.count_nonzero(kept, axis=1) - (width - removed)
     for row in np.flatnonzero(surplus):
         kept[row, np.flatnonzero(logits[row] == border[row])[: surplus[row]]] = False
     return _keep(logits, kept)
+
+
+def _keep_top_p_of_few(logits: Logits, top_p: float, least: int) -> Logits:
+    """The same by sorting all, in as few operations as can be: between two steps the caches forget their code."""
+    result = logits.copy()
+    for row in result:
+        order = row.argsort(kind="stable")
+        best = row[order]  # the likeliest last
+        sums = np.exp(best - best[-1]).cumsum()
+        removed = int(sums.searchsorted((1 - top_p) * float(sums[-1]), "right"))
+        row[order[: min(removed, len(row) - least)]] = _NEVER
+    return result
 
 
 def keep_min_p(logits: Logits, min_p: float, least: int = 1) -> Logits:
@@ -200,10 +222,16 @@ def _highest(logits: Logits, count: int) -> Logits:
         highest: Logits = logits.max(axis=1, keepdims=True)
         return highest
     place = max(tokens - count, 0)
-    return np.partition(logits, place, axis=1)[:, place, None]
+    if tokens > _FIRST_WIDTH:
+        return np.partition(logits, place, axis=1)[:, place, None]
+    ordered = logits.copy()
+    ordered.sort(axis=1)
+    return ordered[:, place, None]
 
 
 def _keep(logits: Logits, kept: NDArray[np.bool_]) -> Logits:
+    if kept.size <= _FIRST_WIDTH:
+        return np.where(kept, logits, _NEVER)
     # By index: selecting through a mask of unpredictable bits costs several times more.
     cells = np.flatnonzero(kept)
     result = np.full(logits.shape, _NEVER)

@@ -50,12 +50,12 @@ Processor = Callable[[Rows, Logits], Logits]
 class Pipeline:
     """Processors in order: called with rows and their logits float32 [rows, vocabulary], it gives new logits.
 
-    `top_k` stands for itself: it takes the candidates out of the logits, and `filters` see nothing else.
+    Where there is a `top_k`, filters (its own too) see the candidates for it alone.
     """
 
     processors: tuple[Processor, ...] = ()
-    top_k: int = 0
     filters: tuple[Processor, ...] = ()
+    top_k: int = 0
 
     def __call__(self, rows: Rows, logits: Logits) -> Logits:
         """Apply all; with none the logits themselves come back.
@@ -63,17 +63,26 @@ class Pipeline:
         Raises:
             OptionError: the options forbid every token.
         """
-        for process in self.processors:
-            logits = process(rows, logits)
-        if not 0 < self.top_k < logits.shape[1]:
-            if len(logits) == 1 or not self.filters:
-                return _filtered(self.filters, rows, logits)
-            # Row by row: whole vocabularies of many rows would leave the processor's cache with every operation.
-            single = [_filtered(self.filters, rows.only(row), logits[row, None]) for row in range(len(logits))]
-            return np.concatenate(single)
-        shortlist = filters.Shortlist(logits, self.top_k)
-        few = filters.keep_top_k(shortlist.values, self.top_k)
-        return shortlist.spread(_filtered(self.filters, rows, few))
+        logits = _apply(self.processors, rows, logits)
+        if 0 < self.top_k < logits.shape[1]:
+            shortlist = filters.Shortlist(logits, self.top_k)
+            return shortlist.spread(_apply(self.filters, rows, shortlist.values))
+        return self._filter_all(rows, logits)
+
+    def shortlist(self, rows: Rows, logits: Logits) -> tuple[Logits, Ids | None]:
+        """As a call, for a sampler: logits of candidates, and their ids; of the whole vocabulary, None."""
+        logits = _apply(self.processors, rows, logits)
+        if 0 < self.top_k < logits.shape[1]:
+            shortlist = filters.Shortlist(logits, self.top_k)
+            return _apply(self.filters, rows, shortlist.values), shortlist.ids
+        return self._filter_all(rows, logits), None
+
+    def _filter_all(self, rows: Rows, logits: Logits) -> Logits:
+        if len(logits) == 1 or not self.filters:
+            return _apply(self.filters, rows, logits)
+        # Row by row: whole vocabularies of many rows would leave the processor's cache with every operation.
+        single = [_apply(self.filters, rows.only(row), logits[row, None]) for row in range(len(logits))]
+        return np.concatenate(single)
 
 
 def processors_for(
@@ -108,14 +117,12 @@ def processors_for(
         processors.append(_require_a_token)
     if config.is_greedy:
         return Pipeline(tuple(processors))
-    if config.temperature != 1:
-        processors.append(lambda _, logits: filters.divide_by_temperature(logits, config.temperature))
     top_k = max(config.top_k, least_kept) if config.top_k else 0
-    return Pipeline(tuple(processors), top_k, tuple(_filters(config, seed, least_kept)))
+    return Pipeline(tuple(processors), tuple(_filters(config, top_k, seed, least_kept)), top_k)
 
 
-def _filtered(chosen: Iterable[Processor], rows: Rows, logits: Logits) -> Logits:
-    for process in chosen:
+def _apply(processors: Iterable[Processor], rows: Rows, logits: Logits) -> Logits:
+    for process in processors:
         logits = process(rows, logits)
     return logits
 
@@ -182,7 +189,11 @@ def _constraints(
         yield lambda rows, logits: constraints.forbid_in(logits, rows.new_counts == step, at_first)
 
 
-def _filters(config: GenerationConfig, seed: int | None, least: int) -> Iterable[Processor]:
+def _filters(config: GenerationConfig, top_k: int, seed: int | None, least: int) -> Iterable[Processor]:
+    if config.temperature != 1:
+        yield lambda _, logits: filters.divide_by_temperature(logits, config.temperature)
+    if top_k:
+        yield lambda _, logits: filters.keep_top_k(logits, top_k)
     if config.top_p < 1:
         yield lambda _, logits: filters.keep_top_p(logits, config.top_p, least)
     if config.min_p:

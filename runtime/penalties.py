@@ -22,7 +22,8 @@ def penalize_repetition(rows: Rows, logits: Logits, penalty: float) -> Logits:
     result = logits.copy()
     cells, flat = rows.cells(logits.shape[1]), result.reshape(-1)
     scores = flat[cells]
-    flat[cells] = np.where(scores < 0, scores * np.float32(penalty), scores / np.float32(penalty))
+    less_likely = np.minimum if penalty > 1 else np.maximum  # of the product and the quotient, whatever the sign
+    flat[cells] = less_likely(scores * np.float32(penalty), scores / np.float32(penalty))
     return result
 
 

@@ -83,9 +83,9 @@ class Row:
         """How many there are."""
         return self._length - self.prompt_length
 
-    def choose(self, scores: Logits) -> int:
-        """The next token by processed logits [vocabulary]; nothing changes until it is taken."""
-        return self.sampler.choose(scores, self.new_tokens)
+    def choose(self, scores: Logits, ids: NDArray[np.int64] | None = None) -> int:
+        """The next token by processed logits of all tokens, or of those given; nothing changes until it is taken."""
+        return self.sampler.choose(scores, self.new_tokens, ids)
 
     def begin(self, prefill_seconds: float) -> None:
         """Note that the prompt is read, and how long that took; what follows counts as decoding."""

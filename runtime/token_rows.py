@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,48 +11,63 @@ Ids = NDArray[np.int64]
 TokenIds = Sequence[Sequence[int] | Ids]  # of every row, prompt included; rows may differ in length
 
 
-@dataclass(frozen=True)
 class Rows:
-    """The texts whose next tokens are chosen. Ids as int64 arrays cost least; they are read at once and not kept.
+    """The texts whose next tokens are chosen; made anew for each step, and computing what is asked for only."""
 
-    `sequences` are the indices of the rows within their prompts, as the random stream counts them.
-    """
+    __slots__ = ("_ids", "_lengths", "_owners", "prompt_lengths", "sequences", "token_ids")
 
-    token_ids: TokenIds
-    prompt_lengths: Sequence[int]
-    sequences: Sequence[int]
+    def __init__(self, token_ids: TokenIds, prompt_lengths: Sequence[int], sequences: Sequence[int]):
+        """Rows of tokens.
+
+        Args:
+            token_ids: of each row, prompt included. As int64 arrays they cost least; they are read at once, not kept.
+            prompt_lengths: how many of a row's tokens are its prompt.
+            sequences: the indices of the rows within their prompts, as the random stream counts them.
+        """
+        self.token_ids = token_ids
+        self.prompt_lengths = prompt_lengths
+        self.sequences = sequences
+        self._ids: Ids | None = None
+        self._lengths: Ids | None = None
+        self._owners: Ids | None = None
 
     def only(self, row: int) -> Rows:
         """One of the rows."""
         return Rows([self.token_ids[row]], [self.prompt_lengths[row]], [self.sequences[row]])
 
-    @cached_property
+    @property
     def lengths(self) -> Ids:
         """Tokens of each row, [rows]."""
-        return np.array([len(ids) for ids in self.token_ids], np.int64)
+        if self._lengths is None:
+            self._lengths = np.array([len(ids) for ids in self.token_ids], np.int64)
+        return self._lengths
 
-    @cached_property
+    @property
     def new_counts(self) -> Ids:
         """New tokens of each row so far, which is also the step of the random stream, [rows]."""
         return self.lengths - np.asarray(self.prompt_lengths, np.int64)
 
-    @cached_property
+    @property
     def ids(self) -> Ids:
         """The tokens of all rows, one row after the other."""
-        rows = [np.asarray(ids, np.int64) for ids in self.token_ids]
-        return rows[0] if len(rows) == 1 else np.concatenate(rows)
+        if self._ids is None:
+            rows = [np.asarray(ids, np.int64) for ids in self.token_ids]
+            self._ids = rows[0] if len(rows) == 1 else np.concatenate(rows)
+        return self._ids
 
-    @cached_property
+    @property
     def starts(self) -> Ids:
         """Where each row begins in `ids`, [rows]."""
         return np.cumsum(self.lengths) - self.lengths
 
-    @cached_property
+    @property
     def owners(self) -> Ids:
         """The row of each of `ids`."""
-        return np.repeat(np.arange(len(self.token_ids)), self.lengths)
+        if self._owners is None:
+            self._owners = np.repeat(np.arange(len(self.token_ids)), self.lengths)
+        return self._owners
 
-    @cached_property
+    @property
     def positions(self) -> Ids:
         """The position in its row of each of `ids`."""
         return np.arange(len(self.ids)) - self.starts[self.owners]

@@ -19,6 +19,23 @@ def test_filtered_tokens_are_never_chosen():
     assert {choose_by_number(logits, number) for number in np.linspace(0, 1, 101)[:-1]} == {1, 3}
 
 
+@pytest.mark.parametrize("kept", [0.02, 0.7])
+def test_many_tokens_are_drawn_as_by_one_running_sum(kept):
+    generator = np.random.default_rng(3)
+    logits = (generator.standard_normal(5000) * 2).astype(np.float32)
+    logits[generator.uniform(size=5000) > kept] = -np.inf
+    sums = np.cumsum(np.exp(logits.astype(np.float64) - logits.max()))
+    for number in [0.0, 1 - 2**-24, *generator.uniform(size=300)]:
+        expected = int(np.argmax(sums > number * sums[-1]))
+        assert choose_by_number(logits, number) == expected
+        assert np.isfinite(logits[expected])
+
+
+def test_a_short_list_gives_the_token_of_its_ids():
+    logits = np.array([-np.inf, 5.0, 1.0], np.float32)
+    assert Sampler(is_greedy=True, seed=0).choose(logits, 0, np.array([7, 11, 400])) == 11
+
+
 def test_draws_follow_the_distribution():
     logits = np.log(PROBABILITIES).astype(np.float32)
     sampler = Sampler(is_greedy=False, seed=9)
