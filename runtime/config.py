@@ -130,7 +130,7 @@ class GenerationConfig:
     temperature: float = _option(
         1.0,
         "Divides the logits when sampling; 0 means greedy.",
-        number("0 or more", lambda value: value >= 0),
+        number("0 or more, and at least 0.000001 where it is not 0", lambda value: value == 0 or value >= 1e-6),
         needs=("sampling",),
     )
     top_k: int = _option(50, "Sample among the k likeliest tokens; 0: among all.", whole(0), needs=("sampling",))

@@ -8,6 +8,7 @@ from onnxgpt.runtime.errors import OptionError
     ("options", "message"),
     [
         ({"temperature": -0.1}, "temperature is -0.1: expected a number 0 or more"),
+        ({"temperature": 1e-9}, "temperature is 1e-09: expected a number 0 or more, and at least 0.000001"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"temperature": "hot"}, "temperature is 'hot'"),
         ({"top_p": 0.0}, "top_p is 0.0: expected a number above 0 and at most 1"),
