@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from ._version import __version__
+from .cli_generation import GenerationCommand, batch_options, generation_options, given_options
 from .cli_options import (
-    GenerationCommand,
     RecipesCommand,
     comparing_options,
-    generation_options,
     given_fields,
-    given_options,
     json_option,
     model_option,
     recipe_options,
@@ -94,16 +92,23 @@ def _print_table(rows: Iterable[tuple[str, str]]) -> None:
 @click.argument("prompt", required=False)
 @click.option("--file", metavar="FILE", help="Read the prompt from a UTF-8 file; - is stdin.")
 @click.option("--chat", is_flag=True, help="Ask the prompt as a user, through the bundle's chat template.")
+@batch_options
 @json_option
 @model_option
+@click.option("--assistant", metavar="NAME_OR_DIR", help="A smaller bundle of the same tokens that drafts: faster.")
 @session_options
 @generation_options
 def generate(
     prompt: str | None,
     file: str | None,
     chat: bool,
+    batch: str | None,
+    out: str | None,
+    batch_size: int | None,
+    force: bool,
     as_json: bool,
     model: str,
+    assistant: str | None,
     provider: str,
     threads: int | None,
     memory_limit: int | None,
@@ -112,30 +117,105 @@ def generate(
     """Continue PROMPT and print the new text as it comes.
 
     Without PROMPT and --file the prompt is read from a pipe. Options of
-    generation that are not given come from the bundle.
+    generation that are not given come from the bundle, whose defaults are
+    shown below: those of --model, where --help stands behind it.
 
     \b
     onnxgpt generate "Once upon a time" --seed 7
     onnxgpt generate --model smol --chat "What is the capital of France?"
     echo "The wolf said" | onnxgpt generate --max-new-tokens 40 --json
+    onnxgpt generate --batch prompts.jsonl --out texts.jsonl --seed 7
+
+    Each line of a --batch is a JSON object: {"prompt": TEXT} or
+    {"messages": [{"role": "user", "content": TEXT}]}, and maybe "id" and
+    "options": {"max_new_tokens": 40}. Each completion is a line at --out,
+    with its line number and id, text, token ids, finish reason and seed. A
+    line that fails gets its "error" there, and the rest goes on. The same
+    command once more goes on after an interruption, and tries again what
+    failed; at the end the results are in the order of the prompts.
     """
+    asked = given_options(options)
+    if batch is not None:
+        _refuse_given("--batch", PROMPT=prompt, **{"--file": file, "--json": as_json})
+        if out is None:
+            raise click.UsageError("no --out: expected a file for the results of --batch")
+        _generate_batch(
+            batch,
+            out,
+            lambda name: _load(name, provider, threads, memory_limit),
+            model,
+            assistant,
+            force=force,
+            options=asked,
+            as_chat=chat,
+            batch_size=batch_size,
+        )
+        return
+    _refuse_given("a single prompt; give --batch", **{"--out": out, "--batch-size": batch_size, "--force": force})
     text = read_input(prompt, file, what="prompt")
     loaded = _load(model, provider, threads, memory_limit)
-    asked = given_options(options)
+    helper = None if assistant is None else _load(assistant, provider, threads, memory_limit)
     content = loaded.chat_prompt(text) if chat else text
     config = GenerationConfig.resolve(loaded.generation_defaults, asked)
     if as_json or config.num_return_sequences > 1 or config.num_beams > 1:
-        completions = loaded.generate(content, **asked)
+        completions = loaded.generate(content, assistant=helper, **asked)
         _print_completions(completions, as_json=as_json)
         seed = completions[0].seed
     else:
-        seed = _stream(loaded, content, asked)
+        seed = _stream(loaded, content, helper, asked)
     _report_drawn_seed(seed, asked)
 
 
-def _stream(model: Model, prompt: str | list[int], options: dict[str, Any]) -> int | None:
+def _refuse_given(instead: str, **values: Any) -> None:
+    for name, value in values.items():
+        if value not in (None, False):
+            raise click.UsageError(f"{name} has no effect with {instead}")
+
+
+def _generate_batch(
+    batch: str,
+    out: str,
+    load_model: Callable[[str], Model],
+    model: str,
+    assistant: str | None,
+    *,
+    force: bool,
+    **options: Any,
+) -> None:
+    from .batch_files import BatchRun, refuse_overwriting
+    from .batch_lines import read_lines
+
+    refuse_overwriting(batch, out)
+    lines = read_lines(batch)
+    name = "stdin" if batch == "-" else batch
+    with progress_on_stderr() as progress:
+        run = BatchRun(
+            load_model(model),
+            lines,
+            assistant=None if assistant is None else load_model(assistant),
+            report_error=lambda number, message: _note(f"line {number} of {name}: {message}"),
+            progress=progress,
+            **options,
+        )
+        try:
+            report = run.write(out, force=force)
+        except KeyboardInterrupt:
+            _note(f"interrupted: the same command goes on from the results in {out}")
+            raise
+    before = f", {report.done_before} were done before" if report.done_before else ""
+    _note(f"{report.done} line{'' if report.done == 1 else 's'} of {name} done{before}")
+    _report_drawn_seed(report.drawn_seed, {})
+    click.echo(out)
+    if report.failed:
+        raise click.ClickException(
+            f"{report.failed} of {report.done_before + report.done + report.failed} lines failed, as said above and in "
+            f"{out}: mend them, and run the same command again to do only these"
+        )
+
+
+def _stream(model: Model, prompt: str | list[int], assistant: Model | None, options: dict[str, Any]) -> int | None:
     """Write a text to stdout as it is generated; the seed that repeats it."""
-    with model.stream(prompt, **options) as tokens:
+    with model.stream(prompt, assistant=assistant, **options) as tokens:
         try:
             for token in tokens:
                 sys.stdout.write(token.text)

@@ -1,129 +1,16 @@
-"""Options that several commands share; those of generation are made from GenerationConfig's own fields."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import Field, fields
 from typing import Any, TypeVar
 
 import click
 
 from .loading import DEFAULT_MODEL
-from .runtime.config import GenerationConfig
 from .terminal import HouseCommand, byte_size
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-
-
-class _Form(click.ParamType):
-    """How an option's value is written on the command line."""
-
-    def __init__(self, metavar: str, parse: Callable[[str], Any]):
-        self.name = metavar
-        self._parse = parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The value, from its text.
-
-        Raises:
-            click.BadParameter: the text is not of this form.
-        """
-        if not isinstance(value, str):
-            return value
-        try:
-            return self._parse(value)
-        except ValueError:
-            self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
-
-
-def _token_ids(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split())
-
-
-def _biased(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    def parse_pair(text: str) -> tuple[Any, float]:
-        what, _, bias = text.partition("=")
-        return parse(what), float(bias)
-
-    return parse_pair
-
-
-# The types of GenerationConfig's fields, as written there, and how their values are written here.
-_SINGLE: dict[str, Any] = {
-    "int": (int, "N"),
-    "float": (float, "X"),
-    "str": (str, "TEXT"),
-    "tuple[int, float]": ((int, float), "N X"),
-}
-_REPEATED: dict[str, Any] = {
-    "tuple[str, ...]": (str, "TEXT"),
-    "tuple[int, ...]": (int, "N"),
-    "tuple[tuple[int, ...], ...]": (_Form('"ID ID…"', _token_ids), '"ID ID…"'),
-    "tuple[tuple[int, float], ...]": (_Form("ID=BIAS", _biased(int)), "ID=BIAS"),
-    "tuple[tuple[tuple[int, ...], float], ...]": (_Form('"ID ID…=BIAS"', _biased(_token_ids)), '"ID ID…=BIAS"'),
-}
-
-
-# Switches that take a word, too; alone they mean the first.
-_WORDS = {"bool | str": ("true", "false", "never")}
-
-
-class GenerationCommand(HouseCommand):
-    """A command with options of generation, whose `--early-stopping` may stand alone or before `never`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Give switches that stand alone their word; click would take whatever follows, such as the prompt."""
-        return super().parse_args(ctx, _with_words(args))
-
-
-def _with_words(arguments: list[str]) -> list[str]:
-    kinds = {_flag(field): str(field.type) for field in fields(GenerationConfig)}
-    result: list[str] = []
-    for index, argument in enumerate(arguments):
-        if argument == "--":  # what follows are no options
-            return result + arguments[index:]
-        result.append(argument)
-        words = _WORDS.get(kinds.get(argument, ""), ())
-        if words and (index + 1 == len(arguments) or arguments[index + 1] not in words):
-            result.append(words[0])
-    return result
-
-
-def _flag(field: Field[Any]) -> str:
-    return "--" + field.name.replace("_", "-")
-
-
-def generation_options(command: Decorated) -> Decorated:
-    """Add one flag for each field of GenerationConfig, with the field's own help."""
-    for field in reversed(fields(GenerationConfig)):
-        command = _generation_option(field)(command)
-    return command
-
-
-def given_options(values: dict[str, Any]) -> dict[str, Any]:
-    """What the user gave of `generation_options`: the rest is the bundle's to say."""
-    names = [field.name for field in fields(GenerationConfig)]
-    return {name: values[name] for name in names if values.get(name) not in (None, ())}
-
-
-def _generation_option(field: Field[Any]) -> Callable[[Decorated], Decorated]:
-    flag = _flag(field)
-    kind = str(field.type)  # a string, since annotations are postponed there
-    text = field.metadata["help"]
-    if kind == "bool":
-        return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=text)
-    if kind in _REPEATED:
-        form, metavar = _REPEATED[kind]
-        # One value for each flag, so the flag is in the singular: --stop-string.
-        singular = flag if flag.endswith("bias") else flag.removesuffix("s")
-        return click.option(
-            singular, field.name, type=form, metavar=metavar, multiple=True, help=f"{text} Can be repeated."
-        )
-    if kind in _WORDS:
-        words = _WORDS[kind]
-        return click.option(flag, type=click.Choice(words), metavar=f"[{'|'.join(words)}]", default=None, help=text)
-    form, metavar = _SINGLE[kind.removesuffix(" | None")]
-    return click.option(flag, type=form, metavar=metavar, default=None, help=text)
 
 
 def model_option(command: Decorated) -> Decorated:

@@ -39,7 +39,8 @@ def generate_rows(batch: Batch, rows: Sequence[Row], size: int) -> Iterator[Toke
 class Batch:
     """Rows that are stepped together in one cache: each lies in the cache's row of its own place in `rows`.
 
-    What a row gets does not depend on its place or on its neighbours.
+    What a row gets does not depend on its place or on its neighbours. In 8 bits a batch rounds activations otherwise
+    than a single row does, since other kernels run, and texts may differ from those of a cache of one row.
     """
 
     def __init__(
@@ -57,7 +58,8 @@ class Batch:
 
         Args:
             session: of the graph.
-            cache: with room for as many rows as will be here at a time; what it holds is forgotten.
+            cache: with room for as many rows as will be here at a time, an even number of them if there are several;
+                what it holds is forgotten.
             config: tells what happens at the context's end, and which log-probabilities are asked for.
             pipeline: the logits processors.
             interruption: of the whole call.
@@ -74,7 +76,7 @@ class Batch:
         self._reader = Reader(session, chunk, interruption)
         self._context_length = context_length
         self._is_greedy = config.is_greedy
-        self._ids: NDArray[np.int64] = np.empty((cache.batch, 1), np.int64)  # what is read in the next step
+        self._ids: NDArray[np.int64] = np.zeros((cache.batch, 1), np.int64)  # what is read in the next step
         self._likelihood = Likelihood()
         self._prompt: tuple[int, Logits, Readings] | None = None  # the last one that was read, if more rows want it
         cache.clear()
@@ -82,6 +84,7 @@ class Batch:
     def admit(self, row: Row) -> Iterator[Token]:
         """Read a row's prompt, and choose its first token. An interrupted row ends without one."""
         started = time.perf_counter()
+        self._drop_companion()
         place = self._cache.add_row()
         logits = self._read_prompt(row, place)
         if logits is None:
@@ -99,7 +102,7 @@ class Batch:
             yield from self._slide_full_rows()
         if self.rows:
             logits = last_position(self._session.step(self._last_tokens(), self._cache))
-            yield from self._choose(self.rows, logits)
+            yield from self._choose(self.rows, logits[: len(self.rows)])
 
     def _choose(self, rows: list[Row], logits: Logits) -> Iterator[Token]:
         """Give each row a token by its logits [rows, vocabulary]."""
@@ -112,8 +115,9 @@ class Batch:
                 [row.prompt_length for row in rows],
                 [row.sampler.sequence for row in rows],
             )
-            scores = self._pipeline(about, logits)
-            tokens = [row.choose(row_scores) for row, row_scores in zip(rows, scores, strict=True)]
+            scores, ids = self._pipeline.shortlist(about, logits)
+            candidates = [None] * len(rows) if ids is None else ids
+            tokens = [row.choose(*given) for row, *given in zip(rows, scores, candidates, strict=True)]
         logprobs, rankings = self._likelihood.measure(
             logits, tokens, self._config.logprobs, are_likeliest=self._is_greedy and scores is logits
         )
@@ -123,11 +127,28 @@ class Batch:
     def _last_tokens(self) -> NDArray[np.int64]:
         for place, row in enumerate(self.rows):
             self._ids[place, 0] = row.last_token
-        return self._ids[: len(self.rows)]
+        if len(self._ids) > 1 and len(self.rows) % 2:
+            self._add_companion()
+        return self._ids[: self._cache.batch]
+
+    def _add_companion(self) -> None:
+        """Let an empty row go along in the last place, so that the number of rows is even.
+
+        8-bit kernels compute two rows at a time, and a last odd one otherwise: without this a row's text would depend
+        on how many others there are.
+        """
+        if self._cache.batch == len(self.rows):
+            self._cache.add_row()
+        self._cache.lengths[-1] = 0
+
+    def _drop_companion(self) -> None:
+        if self._cache.batch > len(self.rows):
+            self._cache.drop_row(len(self.rows))
 
     def _drop_finished(self) -> None:
         for place in range(len(self.rows) - 1, -1, -1):
             if self.rows[place].finish_reason is not None:
+                self._drop_companion()
                 self._cache.drop_row(place)
                 last = self.rows.pop()
                 if place < len(self.rows):

@@ -111,7 +111,8 @@ class Model:
             on_token: is given each token as it comes; a sequence for which it returns True ends there, with the finish
                 reason "callback". Other return values go on.
             cancellation: ends the call from another thread; what has come by then is the result.
-            batch_size: rows to hold in memory at once; the others wait until one ends. None: all of them.
+            batch_size: rows to hold in memory at once; the others wait until one ends. None: all of them. With 1, rows
+                are computed as they are alone; with more, an 8-bit model rounds otherwise, but always in the same way.
             assistant: a smaller model with the same vocabulary, which drafts tokens that this one checks several at
                 once: the same text, faster where they agree. For a single row at a time.
             options: fields of GenerationConfig; what is not given comes from the bundle's generation_config.json.
@@ -182,7 +183,7 @@ class Model:
             raise OptionError(f"batch_size is {size}: expected 1 or more")
         interruption = Interruption(cancellation, request.config.max_time)
         rows = request.rows(interruption)
-        return rows, self._generate(request, rows, min(size, len(rows)), interruption, drafting)
+        return rows, self._generate(request, rows, size, interruption, drafting)
 
     def _generate(
         self,
@@ -193,9 +194,11 @@ class Model:
         drafting: NewDrafter | None,
     ) -> Generator[Token, None, None]:
         pipeline = request.pipeline()
+        held = min(size, len(rows))
+        places = 1 if size == 1 or drafting is not None else held + held % 2  # see Batch
         make: Callable[..., Batch] = Batch
         with ExitStack() as stack:
-            cache = stack.enter_context(closing(self._new_cache(request, size)))
+            cache = stack.enter_context(closing(self._new_cache(request, places)))
             if drafting is not None:
                 drafter = stack.enter_context(closing(drafting(pipeline, interruption)))
                 make = partial(Speculation, drafter)

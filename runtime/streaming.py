@@ -53,6 +53,10 @@ class TokenStream(Iterator[Token]):
         """What the stream has come to, prompt by prompt. Rows that have not ended count as cancelled."""
         return [row.completion(self.seed) for row in self._rows]
 
+    def completions_of(self, prompt_index: int) -> list[Completion]:
+        """As `completions`, of one prompt."""
+        return [row.completion(self.seed) for row in self._rows if row.prompt_index == prompt_index]
+
     def __enter__(self) -> TokenStream:
         return self
 

@@ -12,7 +12,7 @@ from onnxgpt.runtime.model import Model
 from .conftest import Run
 
 PROMPT = "Once upon a time"
-TUTORIAL = ["--max-length", "24", "--num-beams", "5", "--num-return-sequences", "3", "--no-repeat-ngram-size", "2"]
+TUTORIAL = ["--max-length", "100", "--num-beams", "5", "--num-return-sequences", "3", "--no-repeat-ngram-size", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def test_the_flags_of_tutorials_work(onnxgpt_command: Run, model: Model) -> None
     found = model.generate(
         PROMPT,
         do_sample=False,
-        max_length=24,
+        max_length=100,
         num_beams=5,
         num_return_sequences=3,
         no_repeat_ngram_size=2,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 from dataclasses import fields
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
+import onnxgpt as package
 from onnxgpt.cli import onnxgpt
-from onnxgpt.cli_options import given_options
+from onnxgpt.cli_generation import SECTIONS, given_options
 from onnxgpt.runtime.config import GenerationConfig
 
 PAGES = [[], *([name] for name in onnxgpt.commands)]
@@ -39,6 +44,43 @@ def test_every_option_of_generation_has_a_flag() -> None:
         assert isinstance(option, click.Option)
         assert option.help
         assert option.help.startswith(field.metadata["help"])
+
+
+def test_options_of_generation_stand_in_sections() -> None:
+    """Each option of GenerationConfig in one section, and no other."""
+    shown = CliRunner().invoke(onnxgpt, ["generate", "--help"], terminal_width=80).stdout
+    by_name = {parameter.name: parameter for parameter in onnxgpt.commands["generate"].params}
+
+    assert sorted(name for names in SECTIONS.values() for name in names) == sorted(
+        field.name for field in fields(GenerationConfig)
+    )
+    sections = dict(re.findall(r"^(\S.*):\n((?:  .*\n?)+)", shown, re.MULTILINE))
+    assert list(sections)[-len(SECTIONS) :] == list(SECTIONS)
+    for title, names in SECTIONS.items():
+        assert all(by_name[name].opts[0] + " " in sections[title] for name in names)
+
+
+def test_help_shows_what_a_bundle_does_by_default(tmp_path: Path) -> None:
+    source = Path(package.__file__).parent / "models" / "fairytale" / "bundle"
+    bundle = shutil.copytree(source, tmp_path / "bundle")
+    told = json.loads((source / "generation_config.json").read_text(encoding="utf-8"))
+    options = json.dumps(told | {"temperature": 0.625, "do_sample": False, "eos_token_id": [5, 7]})
+    (bundle / "generation_config.json").write_text(options, encoding="utf-8")
+    manifest = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    manifest["files"]["generation_config.json"]["size"] = len(options)
+    (bundle / "bundle.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+    def shown(*arguments: str) -> str:
+        return " ".join(CliRunner().invoke(onnxgpt, ["generate", *arguments, "--help"]).stdout.split())
+
+    own = f"greedy. [default: {told['temperature']}]"
+    assert own in shown()
+    assert "(greedy). [default: on]" in shown()
+    for named in (["--model", str(bundle)], ["-m", str(bundle)], [f"--model={bundle}"]):
+        assert "greedy. [default: 0.625]" in shown(*named)
+        assert "(greedy). --seed" in shown(*named)
+        assert "[default: 5 7]" in shown(*named)
+    assert "greedy. [default: 1]" in shown("--model", str(tmp_path / "nothing"))
 
 
 def test_options_of_several_numbers_are_written_on_one_line() -> None:
