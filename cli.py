@@ -24,13 +24,14 @@ from .cli_options import (
 )
 from .loading import DEFAULT_MODEL
 from .runtime.config import GenerationConfig
-from .runtime.errors import ParityError
+from .runtime.errors import ParityError, PromptError
 from .runtime.memory import format_bytes
 from .terminal import HouseCommand, debug_option, progress_on_stderr, read_input, run
 
 if TYPE_CHECKING:
     from .runtime.generation import Completion
     from .runtime.model import Model
+    from .runtime.scoring import CandidateScore
 
 
 class _House(click.Group):
@@ -244,6 +245,7 @@ def _report_drawn_seed(seed: int | None, options: dict[str, Any]) -> None:
 @onnxgpt.command()
 @click.argument("text", required=False)
 @click.option("--file", metavar="FILE", help="Read the text from a UTF-8 file; - is stdin.")
+@click.option("--candidate", "candidates", multiple=True, metavar="TEXT", help="Rank this behind TEXT. Repeat it.")
 @click.option(
     "--against",
     metavar="BUNDLE_OR_SOURCE",
@@ -256,6 +258,7 @@ def _report_drawn_seed(seed: int | None, options: dict[str, Any]) -> None:
 def score(
     text: str | None,
     file: str | None,
+    candidates: tuple[str, ...],
     against: str | None,
     as_json: bool,
     model: str,
@@ -263,13 +266,19 @@ def score(
     threads: int | None,
     memory_limit: int | None,
     plot: str | None,
-    **sizes: int | None,
+    tokens: int | None,
+    window: int | None,
+    stride: int | None,
 ) -> None:
     """Tell how likely a model finds TEXT, or how far it is from another.
 
     Prints the number of tokens, their log-probability and the perplexity.
     Without TEXT and --file the text is read from a pipe. With --json the
     log-probability of every token is there; the first token has none.
+    A text longer than the context needs a --stride: it is read in windows.
+
+    With --candidate, continuations of TEXT are ranked: by the sum of their
+    tokens' log-probabilities, from which their shares come.
 
     With --against two forms of one model read a file, without --file a text
     from the package: perplexities, KL divergence, top-1 and greedy agreement
@@ -277,21 +286,28 @@ def score(
 
     \b
     onnxgpt score "Once upon a time there was a king."
-    onnxgpt score --model smol --file story.txt --json
+    onnxgpt score "The wolf ate the" --candidate " sheep" --candidate " moon"
+    onnxgpt score --model smol --file story.txt --stride 256 --json
     onnxgpt score --model smol-int8 --against smol --plot loss.png
     """
+    sizes = {"tokens": tokens, "window": window, "stride": stride}
     given = {name: value for name, value in sizes.items() if value is not None}
     if against is not None:
         if text is not None:
             raise click.UsageError("TEXT has no effect with --against: it reads a file, give one with --file")
-        if memory_limit is not None:
-            raise click.UsageError("--memory-limit has no effect with --against")
+        _refuse_given("--against", **{"--memory-limit": memory_limit, "--candidate": candidates or None})
         _score_against(model, against, file, plot, as_json, provider=provider, threads=threads, **given)
         return
-    if unused := [*given, *(["plot"] if plot is not None else [])]:
-        raise click.UsageError(f"--{unused[0]} has no effect without --against")
+    for name, value in (("tokens", tokens), ("plot", plot)):
+        if value is not None:
+            raise click.UsageError(f"--{name} has no effect without --against")
     content = read_input(text, file, what="text")
-    result = _load(model, provider, threads, memory_limit).score(content)
+    if candidates:
+        _refuse_given("--candidate", **{"--window": window, "--stride": stride})
+        ranked = _load(model, provider, threads, memory_limit).score(content, list(candidates))
+        _print_ranking(ranked, as_json=as_json)
+        return
+    result = _load(model, provider, threads, memory_limit).score(content, window=window, stride=stride)
     figures = {"tokens": len(result.token_ids), "log_probability": result.total, "perplexity": result.perplexity}
     if as_json:
         _print_json(figures | asdict(result), indent=None)
@@ -303,6 +319,97 @@ def score(
                 ("perplexity", f"{result.perplexity:.4f}"),
             ]
         )
+
+
+def _print_ranking(scores: list[CandidateScore], *, as_json: bool) -> None:
+    """The likeliest first; in JSON a line each."""
+    from .runtime.scoring import shares
+
+    ranking = sorted(zip(scores, shares(scores), strict=True), key=lambda pair: -pair[0].total)
+    if as_json:
+        for score, share in ranking:
+            figures = {"probability": share, "log_probability": score.total, "mean_log_probability": score.mean}
+            _print_json({"candidate": score.candidate} | figures | asdict(score), indent=None)
+    else:
+        rows = []
+        for score, share in ranking:
+            count = len(score.token_ids)
+            shown = f"{share:7.2%}  {score.total:.4f} in {count} token{'' if count == 1 else 's'}"
+            rows.append((json.dumps(score.candidate, ensure_ascii=False), shown))
+        _print_table(rows)
+
+
+@onnxgpt.command()
+@click.argument("text", required=False)
+@click.option("--file", metavar="FILE", help="Read the text from a UTF-8 file; - is stdin.")
+@click.option("--each-line", is_flag=True, help="Each line of the file or pipe is a text of its own.")
+@click.option("--label", "labels", multiple=True, metavar="NAME[=WORDS]", help="A label. Repeat it.")
+@click.option("--task", metavar="FILE", help="Labels and examples from JSON or JSON Lines, see above.")
+@click.option(
+    "--template",
+    metavar="TEXT",
+    help="How a text and its label look.  [default: Text: {text}, a new line, Label: {label}]",
+)
+@click.option("--instruction", metavar="TEXT", help="What comes before the examples.")
+@click.option(
+    "--scoring",
+    type=click.Choice(["sum", "mean", "calibrated"]),
+    help="By log-probability as it is, per token, or less that behind a text that says nothing.  [default: mean]",
+)
+@json_option
+@model_option
+@session_options
+def classify(
+    text: str | None,
+    file: str | None,
+    each_line: bool,
+    labels: tuple[str, ...],
+    task: str | None,
+    as_json: bool,
+    model: str,
+    provider: str,
+    threads: int | None,
+    memory_limit: int | None,
+    **looks: str | None,
+) -> None:
+    """Tell which of some labels fits TEXT.
+
+    Nothing is trained: each label is scored as a continuation of a prompt,
+    in which examples may come first. Labels and their probabilities are
+    printed, the likeliest first. Without TEXT and --file the text is read
+    from a pipe.
+
+    A --task is a JSON object with "labels" (a list, or an object of labels
+    and the words that stand for them), and maybe "examples" (a list of
+    {"text": TEXT, "label": LABEL}), "template", "instruction", "separator"
+    and "scoring"; or it is JSON Lines, an example each, whose labels are
+    taken. Options win over it.
+
+    \b
+    onnxgpt classify "The sun shone." --label happy --label sad
+    onnxgpt classify --task reviews.jsonl --file new.txt --each-line --json
+    onnxgpt classify "It was dull" --task reviews.json --scoring calibrated
+    """
+    content = read_input(text, file, what="text")
+    if each_line and text is not None:
+        raise click.UsageError("--each-line has no effect on TEXT: give --file, or a pipe")
+    from .classifying import Task
+
+    asked = (Task() if task is None else Task.read(task)).updated(labels, **looks)
+    with asked.classifier(_load(model, provider, threads, memory_limit)) as classifier:
+        texts = [line.removesuffix("\r") for line in content.split("\n")] if each_line else [content]
+        for number, single in enumerate(texts, start=1):
+            try:
+                found = classifier.classify(single)
+            except PromptError as error:
+                raise PromptError(f"line {number}: {error}" if each_line else str(error)) from error
+            if as_json:
+                _print_json({"text": single} | asdict(found), indent=None)
+            elif each_line:
+                click.echo(f"{found.label}\t{found.probabilities[found.label]:.4f}")
+            else:
+                likeliest = sorted(found.probabilities.items(), key=lambda pair: -pair[1])
+                _print_table([(label, f"{probability:.4f}") for label, probability in likeliest])
 
 
 def _score_against(model: str, against: str, file: str | None, plot: str | None, as_json: bool, **options: Any) -> None:

@@ -59,10 +59,16 @@ def comparing_options(command: Decorated) -> Decorated:
     """`--plot`, `--tokens`, `--window`, `--stride`: how two models are compared on a text."""
     count: dict[str, Any] = {"type": click.IntRange(min=1), "metavar": "N"}
     options = (
-        click.option("--plot", metavar="FILE.png", help="Draw layer errors, and KL along the text."),
-        click.option("--tokens", **count, help="Tokens of the text to read; otherwise 4096."),
-        click.option("--window", **count, help="Tokens read as one text; otherwise 512, or the context if shorter."),
-        click.option("--stride", **count, help="From one window's beginning to the next one's; otherwise the window."),
+        click.option("--plot", metavar="FILE.png", help="Draw layer errors, and KL along the text, with --against."),
+        click.option("--tokens", **count, help="Tokens to read with --against; otherwise 4096."),
+        click.option(
+            "--window", **count, help="Tokens read as one text; otherwise the context, and 512 at most with --against."
+        ),
+        click.option(
+            "--stride",
+            **count,
+            help="From one window's beginning to the next one's; with --against otherwise the window.",
+        ),
     )
     for option in reversed(options):
         command = option(command)

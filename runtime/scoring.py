@@ -199,6 +199,14 @@ class CandidateScorer:
         return _measure(self._reader, self._cache, text[:-1], text[1:]).logprobs[len(shared) :]
 
 
+def shares(scores: Sequence[CandidateScore]) -> list[float]:
+    """The candidates' probabilities, as if one of them had to come: they sum to 1."""
+    totals = [score.total for score in scores]
+    highest = max(totals)
+    weights = [math.exp(total - highest) for total in totals]
+    return [weight / math.fsum(weights) for weight in weights]
+
+
 def check_window(window: int | None, stride: int, context_length: int) -> tuple[int, int]:
     """The window and stride to read by; without a window it is the context.
 

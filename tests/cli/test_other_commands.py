@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -15,6 +16,57 @@ from onnxgpt.runtime.bundle import Bundle
 from .conftest import Run
 
 TEXT = "Once upon a time there was a king."
+
+
+def test_score_reads_a_long_text_in_windows(onnxgpt_command: Run) -> None:
+    text = TEXT * 100
+    expected = onnxgpt.load("fairytale").score(text, window=200, stride=120)
+    done = onnxgpt_command("score", "--window", "200", "--stride", "120", "--json", stdin=text)
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["perplexity"] == pytest.approx(expected.perplexity)
+    assert json.loads(done.stdout)["tokens"] > 512
+    whole = onnxgpt_command("score", "--stride", "300", "--json", stdin=text)
+    assert json.loads(whole.stdout)["perplexity"] == pytest.approx(
+        onnxgpt.load("fairytale").score(text, stride=300).perplexity
+    )
+
+
+def test_score_ranks_candidates(onnxgpt_command: Run) -> None:
+    prompt, candidates = "The wolf ate the", [" moon", " sheep", " old sheep"]
+    given = [argument for candidate in candidates for argument in ("--candidate", candidate)]
+    expected = onnxgpt.load("fairytale").score(prompt, candidates)
+    plain = onnxgpt_command("score", prompt, *given)
+    found = [json.loads(line) for line in onnxgpt_command("score", prompt, *given, "--json").stdout.splitlines()]
+
+    assert [row["candidate"] for row in found] == sorted(
+        candidates, key=lambda candidate: -expected[candidates.index(candidate)].total
+    )
+    for row in found:
+        score = expected[candidates.index(row["candidate"])]
+        assert row["log_probability"] == pytest.approx(score.total)
+        assert row["mean_log_probability"] == pytest.approx(score.mean)
+        share = math.exp(score.total) / sum(math.exp(other.total) for other in expected)
+        assert row["probability"] == pytest.approx(share)
+    assert [json.loads(line.split("  ")[0]) for line in plain.stdout.splitlines()] == [
+        row["candidate"] for row in found
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--candidate", ""], "candidate 0 is empty"),
+        (["--candidate", "x", "--stride", "3"], "--stride has no effect with --candidate"),
+        (["--window", "20"], "window has no effect without a stride"),
+        (["--stride", "512"], "stride is 512: expected 1 to 511"),
+    ],
+)
+def test_wrong_scoring_is_refused_in_one_line(given: list[str], message: str, onnxgpt_command: Run) -> None:
+    done = onnxgpt_command("score", TEXT, *given)
+
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert message in done.stderr
 
 
 def test_score_tells_what_the_model_tells(onnxgpt_command: Run) -> None:

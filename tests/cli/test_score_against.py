@@ -39,7 +39,8 @@ def test_a_text_file_is_read_and_named(onnxgpt_command: Run, tmp_path: Path) -> 
     [
         (["hello", "--against", "fairytale"], "TEXT has no effect with --against"),
         (["--against", "fairytale", "--memory-limit", "1GB"], "--memory-limit has no effect with --against"),
-        (["hello", "--stride", "3"], "--stride has no effect without --against"),
+        (["hello", "--tokens", "3"], "--tokens has no effect without --against"),
+        (["--against", "fairytale", "--candidate", "x"], "--candidate has no effect with --against"),
         (["hello", "--plot", "x.png"], "--plot has no effect without --against"),
         (["--against", "fairytale", "--plot", "x.jpg"], "x.jpg does not end in .png"),
         (["--against", "fairytale", "--window", "1000"], "the model's context holds 512 tokens"),
