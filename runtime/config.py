@@ -116,8 +116,8 @@ class GenerationConfig:
 
     prompt_lookup_num_tokens: int | None = _option(
         None,
-        "Guess up to so many tokens from where the last ones came before, and check them at once: faster, and "
-        "the same text, where it repeats its prompt or itself.",
+        "Guess up to so many tokens by how earlier text went on, and check them at once: the same text, faster where "
+        "it repeats something.",
         whole(1),
     )
     max_matching_ngram_size: int = _option(

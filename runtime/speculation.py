@@ -33,6 +33,9 @@ from .stopping import Interruption
 if TYPE_CHECKING:
     from .model import Model
 
+# Bytes, as if read: SmolLM2-135M (30 layers) takes 5.2 ms for a step with 151 MB of weights, and 10 ms with 540 MB.
+_LAYER_OVERHEAD = 8_000_000
+
 NewDrafter = Callable[[Pipeline, Interruption], Drafter]
 
 
@@ -130,9 +133,7 @@ def _assistance(target: Model, assistant: Model, request: Request) -> NewDrafter
             f"the assistant {name} has another vocabulary than {target.bundle.manifest.name}: expected the same tokens "
             "with the same ids; give an assistant that was made for the same tokenizer"
         )
-    step_cost = (
-        assistant.bundle.weight_bytes / target.bundle.weight_bytes
-    )  # a step takes the time of reading its weights
+    step_cost = _step_bytes(assistant) / _step_bytes(target)
     return lambda pipeline, interruption: Assistant(
         assistant.session,
         pipeline,
@@ -144,6 +145,11 @@ def _assistance(target: Model, assistant: Model, request: Request) -> NewDrafter
         limit=request.longest,
         chunk=PREFILL_CHUNK,
     )
+
+
+def _step_bytes(model: Model) -> int:
+    """Bytes that are read in the time of a step: its weights, and some for the time that each layer takes anyway."""
+    return model.bundle.weight_bytes + _LAYER_OVERHEAD * len(model.session.spec.layout.layers)
 
 
 def _checking_cost(target: Model) -> float:

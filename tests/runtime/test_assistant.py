@@ -16,6 +16,12 @@ GREEDY = {"do_sample": False, "max_new_tokens": 60}
 SAMPLED = {"do_sample": True, "max_new_tokens": 60, "seed": 7}
 
 
+@pytest.fixture(autouse=True)
+def cheap_layers(monkeypatch):
+    """Let weights alone count as the cost of a step: for models as tiny as these no assistant is worth its time."""
+    monkeypatch.setattr("onnxgpt.runtime.speculation._LAYER_OVERHEAD", 0)
+
+
 @pytest.fixture(scope="module")
 def small():
     """The same model in int8, as it is in the package."""
@@ -97,6 +103,15 @@ def test_a_model_that_drafts_for_itself_is_always_right(fairytale, full_bundle, 
     assert_same(fairytale.generate(PROMPTS[0], assistant=twin, num_assistant_tokens=5, **options)[0], plain)
     assert sum(passes[1:]) == plain.completion_tokens - 1  # no candidate was read in vain
     assert len(passes) <= 16
+
+
+def test_an_assistant_that_costs_as_much_soon_falls_silent(fairytale, small, monkeypatch):
+    monkeypatch.setattr("onnxgpt.runtime.speculation._LAYER_OVERHEAD", 10**12)
+    options = GREEDY | {"max_new_tokens": 150}
+    plain = fairytale.generate(PROMPTS[1], **options)[0]
+    drafts = count_passes(small, monkeypatch)
+    assert_same(fairytale.generate(PROMPTS[1], assistant=small, **options)[0], plain)
+    assert 0 < len(drafts) < 30
 
 
 def test_an_assistant_that_is_always_wrong_falls_silent(fairytale, full_bundle, monkeypatch):
