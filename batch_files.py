@@ -2,8 +2,8 @@
 
 A line of the input is `{"prompt": "…"}` or `{"messages": [{"role": "user", "content": "…"}]}`, which goes through the
 bundle's chat template; both may have an `id`, which the result repeats, and `options`, which win over those of the
-command line. Empty lines are passed over. A line that can't be generated is reported and written as an `error`; the
-rest goes on.
+command line; what that says of sampling is for the lines that sample. Empty lines are passed over. A line that can't
+be generated is reported and written as an `error`; the rest goes on.
 
 A line's text depends on its prompt, its options and its seed alone, not on the lines around it. Without a seed one is
 drawn for all lines; a run that goes on after an interruption takes it from the results that are there.
@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from .runtime.results import Completion
 BATCH_SIZE = 8  # rows: on a CPU more bring little
 _AHEAD = 64  # lines for each row of a batch that are prepared at once
 _REFRESH = 0.2  # seconds
+_SAMPLING = frozenset(item.name for item in fields(GenerationConfig) if "sampling" in item.metadata["needs"])
 
 Progress = Callable[[str, float | None], None]
 
@@ -134,15 +135,28 @@ class BatchRun:
     # What lines ask for
 
     def _sequences_of(self, number: int) -> int:
-        return self._resolve(self._lines[number].options).num_return_sequences
+        return self._resolve(self._options_of(self._lines[number])).num_return_sequences
 
     def _resolve(self, options: Mapping[str, Any]) -> GenerationConfig:
         return GenerationConfig.resolve(self._model.generation_defaults, options)
 
+    def _options_of(self, line: Line) -> dict[str, Any]:
+        """A line's options; those of the command line that are about sampling are for lines that sample."""
+        options = dict(line.options)
+        for name in _SAMPLING.intersection(options) - line.own if line.own else ():
+            # Temperature 0 is what makes a line greedy.
+            if (name, options[name]) != ("temperature", 0) and self._resolve_all(options).is_greedy:
+                del options[name]
+        return options
+
+    def _resolve_all(self, options: Mapping[str, Any]) -> GenerationConfig:
+        """What options come to, without judging whether each has an effect."""
+        return GenerationConfig.resolve({**self._model.generation_defaults, **options}, {})
+
     def _seed_drawn_before(self) -> int | None:
         """The seed that the results which are there were drawn by, where nobody gave one."""
         for number, seed in self._results.seeds.items():
-            if seed is not None and self._resolve(self._lines[number].options).seed is None:
+            if seed is not None and self._resolve(self._options_of(self._lines[number])).seed is None:
                 return seed
         return None
 
@@ -159,7 +173,7 @@ class BatchRun:
                 yield job
 
     def _prepare(self, line: Line) -> _Job:
-        options = dict(line.options)
+        options = self._options_of(line)
         config = self._resolve(options)
         prompt = self._model.chat_prompt(line.content) if line.is_chat else line.content
         request = Request.make([prompt], config, self._encoder)

@@ -26,6 +26,7 @@ class Line:
     is_chat: bool = False
     id: Any = None
     options: Mapping[str, Any] = field(default_factory=dict)  # of the command line, and its own
+    own: frozenset[str] = frozenset()  # names of its own
     error: str = ""
 
 
@@ -71,7 +72,7 @@ def _parse(number: int, data: bytes, shared: Mapping[str, Any], as_chat: bool, m
         content = [{"role": "user", "content": content}]
     decisive = json.dumps([model, is_chat, content, found.get("id"), options], sort_keys=True)
     digest = hashlib.sha256(decisive.encode()).hexdigest()[:16]
-    return Line(number, digest, content, is_chat, found.get("id"), options)
+    return Line(number, digest, content, is_chat, found.get("id"), options, frozenset(own))
 
 
 def _checked(data: bytes) -> dict[str, Any]:

@@ -54,17 +54,31 @@ def test_each_line_gets_what_it_gets_alone(
     lines: list[dict[str, Any]] = [{"prompt": prompt, "id": f"no {index}"} for index, prompt in enumerate(PROMPTS)]
     lines[1]["options"] = own
     lines[4]["options"] = {"seed": 99}
+    lines[5]["options"] = {"do_sample": False, "num_return_sequences": 1}  # so that seed and top-k are not for it
     write_lines(tmp_path / "in.jsonl", lines)
-    options = ["--batch-size", size, "--seed", "7", "--max-new-tokens", "20", "--num-return-sequences", "2"]
+    options = [
+        "--batch-size",
+        size,
+        "--seed",
+        "7",
+        "--max-new-tokens",
+        "20",
+        "--num-return-sequences",
+        "2",
+        "--top-k",
+        "9",
+    ]
     bundle = ["--model", str(full_bundle.directory)]
     done = onnxgpt_command("generate", "--batch", "in.jsonl", "--out", "out.jsonl", *options, *bundle)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "out.jsonl\n", "6 lines of in.jsonl done\n")
-    shared: dict[str, Any] = {"seed": 7, "max_new_tokens": 20, "num_return_sequences": 2}
+    shared: dict[str, Any] = {"seed": 7, "max_new_tokens": 20, "num_return_sequences": 2, "top_k": 9}
+    told = [shared | line.get("options", {}) for line in lines]
+    told[5] = {"do_sample": False, "max_new_tokens": 20}
     expected = [
         (index + 1, f"no {index}", each.sequence_index, each.text, list(each.token_ids), each.finish_reason, each.seed)
         for index, prompt in enumerate(PROMPTS)
-        for each in model.generate(prompt, **(shared | lines[index].get("options", {})))
+        for each in model.generate(prompt, **told[index])
     ]
     names = ("line", "id", "sequence_index", "text", "token_ids", "finish_reason", "seed")
     assert [tuple(record[name] for name in names) for record in records(tmp_path / "out.jsonl")] == expected
