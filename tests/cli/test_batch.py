@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -318,3 +319,23 @@ def test_a_line_that_forbids_every_token_fails_alone(onnxgpt_command: Run, tmp_p
     assert done.returncode == 1
     assert [("error" in record) for record in records(tmp_path / "out.jsonl")] == [False, False, False, True]
     assert "line 4 of in.jsonl: the options forbid every token" in done.stderr
+
+
+@posix_only
+def test_a_terminal_shows_the_progress(tmp_path: Path) -> None:
+    import pty
+
+    write_lines(tmp_path / "in.jsonl", [{"prompt": prompt} for prompt in PROMPTS])
+    controller, terminal = pty.openpty()
+    command = ["generate", "--batch", "in.jsonl", "--out", "out.jsonl", "--seed", "3", "--max-new-tokens", "20"]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen([*COMMAND, *command], cwd=tmp_path, stdout=subprocess.PIPE, stderr=terminal, env=environment):
+        os.close(terminal)
+        shown = b""
+        with suppress(OSError):  # Linux: the other end has closed
+            while data := os.read(controller, 4096):
+                shown += data
+    os.close(controller)
+
+    assert b"6 of 6 lines, " in shown
+    assert b"6 lines of in.jsonl done" in shown
