@@ -19,9 +19,10 @@ def quantize_compensated(weights: Weights, second_moments: Weights, form: BlockF
         second_moments: [rows, rows], the mean of x^T x over calibration.
         form: bits and block size.
     """
-    builder = BlockBuilder(*weights.shape, form)
+    rows, columns = weights.shape
+    builder = BlockBuilder(rows, columns, form)
     factor = inverse_factor(second_moments)
-    for start in range(0, weights.shape[1], _COLUMNS_AT_ONCE):
+    for start in range(0, columns, _COLUMNS_AT_ONCE):
         part = slice(start, start + _COLUMNS_AT_ONCE)
         compensate(weights[:, part].copy(), factor, builder.columns(part))
         refine(weights[:, part], second_moments, builder.columns(part))

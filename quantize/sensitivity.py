@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -80,13 +81,14 @@ def _rounded(model: ir.Model, name: str, node: str, form: BlockFormat) -> Change
     if matrix.zeros is not None:
         arrays[f"{name}.zeros"] = matrix.zeros
     assert product.inputs[0] is not None
+    attributes: dict[str, Any] = product_attributes(matrix)  # the helper takes any value as a keyword
     rewritten = onnx.helper.make_node(
         "MatMulNBits",
         [str(product.inputs[0].name), *arrays],
         [str(output.name) for output in product.outputs],
         name=node,
         domain=CONTRIB,
-        **product_attributes(matrix),
+        **attributes,
     )
     return Change(rewritten, [onnx.numpy_helper.from_array(array, key) for key, array in arrays.items()])
 
