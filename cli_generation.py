@@ -78,7 +78,7 @@ SECTIONS = {
 }
 
 
-class _Form(click.ParamType):
+class _Form(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
     """How an option's value is written on the command line."""
 
     def __init__(self, metavar: str, parse: Callable[[str], Any]):
