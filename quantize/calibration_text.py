@@ -13,12 +13,12 @@ from ..runtime.tokenizer import Tokenizer
 from .text_files import EvaluationText, TokenIds, windows
 
 _WINDOW = 512  # tokens
-_PLAIN_TOKENS = 16384
+_PLAIN_TOKENS = 4096
 _CONVERSATIONS = 4  # windows
 
 
 def calibration_windows(bundle: Bundle, text: EvaluationText) -> list[TokenIds]:
-    """Windows from all over a text for a bundle's model, int64 [512] each, or the context's length if that is shorter.
+    """Windows of a text for a bundle's model, int64 [512] each, or the context's length where that is shorter.
 
     A chat model also reads the text's paragraphs as turns of conversations: the tokens between turns are followed by
     activations that plain text never shows.
@@ -28,27 +28,14 @@ def calibration_windows(bundle: Bundle, text: EvaluationText) -> list[TokenIds]:
     """
     tokenizer = Tokenizer(bundle.tokenizer_path)
     window = min(_WINDOW, bundle.manifest.context_length)
-    plain = _spread(windows(*_all_of(text, tokenizer, window)), max(1, _PLAIN_TOKENS // window))
+    plain = windows(text.ids(tokenizer), window, max(_PLAIN_TOKENS, window))
     return plain + _conversations(bundle, tokenizer, text, window)
 
 
 def refuse_short(bundle: Bundle, text: EvaluationText) -> None:
     """Raise OptionError for a text that has not one window for a bundle's model."""
     window = min(_WINDOW, bundle.manifest.context_length)
-    windows(*_all_of(text, Tokenizer(bundle.tokenizer_path), window))
-
-
-def _all_of(text: EvaluationText, tokenizer: Tokenizer, window: int) -> tuple[TokenIds, int, int]:
-    """The arguments of `windows` for a whole text."""
-    ids = text.ids(tokenizer)
-    return ids, window, max(len(ids), window)
-
-
-def _spread(found: list[TokenIds], count: int) -> list[TokenIds]:
-    """So many of them, evenly spread over the text, whose parts may be of different kinds; all when there are fewer."""
-    if len(found) <= count:
-        return found
-    return [found[index * len(found) // count] for index in range(count)]
+    windows(text.ids(Tokenizer(bundle.tokenizer_path)), window, max(_PLAIN_TOKENS, window))
 
 
 def _conversations(bundle: Bundle, tokenizer: Tokenizer, text: EvaluationText, window: int) -> list[TokenIds]:

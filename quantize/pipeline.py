@@ -36,7 +36,7 @@ _REWRITES: dict[Kind, Callable[[ir.Model, Sequence[Record], Changes[Any]], None]
 }
 
 Progress = Callable[[str, float | None], None]
-_MOMENTS_AT_ONCE = 32 << 20  # bytes of second moments in memory; further layers wait for the next segment
+_MOMENTS_AT_ONCE = 64 << 20  # bytes of second moments in memory; further layers wait for the next segment
 
 
 def quantize_to(

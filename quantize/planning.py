@@ -16,8 +16,7 @@ from .sensitivity import measure_sensitivity
 
 Progress = Callable[[str, float | None], None]
 
-_PROBES = 4  # windows, from the first, plain text, to the last, for a chat model conversation
-_PROBE = 64  # tokens of each
+_PROBE = 96  # tokens of the first and of the last window: plain text and, for a chat model, conversation
 _SHARE_LEFT_BY_GPTQ = (
     0.22  # of the sum of the loss of single matrices, each rounded to its nearest codes; a first guess
 )
@@ -97,9 +96,7 @@ def make_planner(
     layers = [record for record in records if record["layer"] is not None]
     products = {record["initializer"]: record["node"] for record in layers}
     sizes = {record["initializer"]: int(np.prod(record["shape"])) for record in layers}
-    chosen = sorted({index * (len(windows) - 1) // (_PROBES - 1) for index in range(_PROBES)})
-    length = min(_PROBE, max(1, len(windows[0]) // len(chosen)))  # together no longer than the context
-    probe = np.concatenate([windows[index][:length] for index in chosen])
+    probe = np.concatenate([windows[0][:_PROBE], windows[-1][:_PROBE]])
     sensitivity = measure_sensitivity(
         model, directory, products, recipe.layers, probe, threads=threads, progress=progress
     )

@@ -209,7 +209,7 @@ RECIPES: dict[str, QuantRecipe[Any]] = {
             layers=_INT4,
             down=_INT4,
             head=BlockFormat(8, 64),
-            raise_share=0.083,
+            raise_share=0.08,
             max_kl=0.10,
         ),
         BlockRecipe(

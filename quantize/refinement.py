@@ -11,7 +11,7 @@ import numpy as np
 
 from .blocks import BlockBuilder, BlockGrid, Weights
 
-_ROUNDS = 4
+_ROUNDS = 3
 _DAMPING = 0.003  # of the mean diagonal: keeps directions that calibration hardly saw from being spent on others
 _RIDGE = 1e-6  # of the mean diagonal of a column's equations, which may say nothing about a block
 
