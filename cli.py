@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,20 +12,27 @@ import click
 
 from ._version import __version__
 from .cli_generation import GenerationCommand, batch_options, generation_options, given_options
+from .cli_making import export, models, pull, quantize, verify
 from .cli_options import (
-    RecipesCommand,
     comparing_options,
-    given_fields,
     json_option,
     model_option,
-    recipe_options,
     session_options,
 )
 from .loading import DEFAULT_MODEL
 from .runtime.config import GenerationConfig
-from .runtime.errors import ParityError, PromptError
-from .runtime.memory import format_bytes
-from .terminal import HouseCommand, debug_option, progress_on_stderr, read_input, run
+from .runtime.errors import PromptError
+from .terminal import (
+    HouseCommand,
+    debug_option,
+    needs_extra,
+    note,
+    print_json,
+    print_table,
+    progress_on_stderr,
+    read_input,
+    run,
+)
 
 if TYPE_CHECKING:
     from .runtime.generation import Completion
@@ -72,21 +78,6 @@ def _load(model: str, provider: str, threads: int | None, memory_limit: int | No
     from .loading import load
 
     return load(model, provider=provider, threads=threads, memory_limit=memory_limit)
-
-
-def _note(message: str) -> None:
-    click.echo(message, err=True)
-
-
-def _print_json(value: Any, *, indent: int | None = 1) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, indent=indent))
-
-
-def _print_table(rows: Iterable[tuple[str, str]]) -> None:
-    shown = [row for row in rows if row[1]]
-    width = max(len(name) for name, _ in shown)
-    for name, value in shown:
-        click.echo(f"{name:<{width}}  {value}")
 
 
 @onnxgpt.command(cls=GenerationCommand)
@@ -194,17 +185,17 @@ def _generate_batch(
             load_model(model),
             lines,
             assistant=None if assistant is None else load_model(assistant),
-            report_error=lambda number, message: _note(f"line {number} of {name}: {message}"),
+            report_error=lambda number, message: note(f"line {number} of {name}: {message}"),
             progress=progress,
             **options,
         )
         try:
             report = run.write(out, force=force)
         except KeyboardInterrupt:
-            _note(f"interrupted: the same command goes on from the results in {out}")
+            note(f"interrupted: the same command goes on from the results in {out}")
             raise
     before = f", {report.done_before} were done before" if report.done_before else ""
-    _note(f"{report.done} line{'' if report.done == 1 else 's'} of {name} done{before}")
+    note(f"{report.done} line{'' if report.done == 1 else 's'} of {name} done{before}")
     _report_drawn_seed(report.drawn_seed, {})
     click.echo(out)
     if report.failed:
@@ -232,14 +223,14 @@ def _stream(model: Model, prompt: str | list[int], assistant: Model | None, opti
 def _print_completions(completions: list[Completion], *, as_json: bool) -> None:
     if as_json:
         for completion in completions:  # one line each
-            _print_json(asdict(completion), indent=None)
+            print_json(asdict(completion), indent=None)
     else:
         click.echo("\n---\n".join(completion.text for completion in completions))
 
 
 def _report_drawn_seed(seed: int | None, options: dict[str, Any]) -> None:
     if seed is not None and "seed" not in options:
-        _note(f"seed {seed} (--seed {seed} repeats this text)")
+        note(f"seed {seed} (--seed {seed} repeats this text)")
 
 
 @onnxgpt.command()
@@ -310,9 +301,9 @@ def score(
     result = _load(model, provider, threads, memory_limit).score(content, window=window, stride=stride)
     figures = {"tokens": len(result.token_ids), "log_probability": result.total, "perplexity": result.perplexity}
     if as_json:
-        _print_json(figures | asdict(result), indent=None)
+        print_json(figures | asdict(result), indent=None)
     else:
-        _print_table(
+        print_table(
             [
                 ("tokens", f"{len(result.token_ids)}"),
                 ("log-probability", f"{result.total:.4f}"),
@@ -329,14 +320,14 @@ def _print_ranking(scores: list[CandidateScore], *, as_json: bool) -> None:
     if as_json:
         for score, share in ranking:
             figures = {"probability": share, "log_probability": score.total, "mean_log_probability": score.mean}
-            _print_json({"candidate": score.candidate} | figures | asdict(score), indent=None)
+            print_json({"candidate": score.candidate} | figures | asdict(score), indent=None)
     else:
         rows = []
         for score, share in ranking:
             count = len(score.token_ids)
             shown = f"{share:7.2%}  {score.total:.4f} in {count} token{'' if count == 1 else 's'}"
             rows.append((json.dumps(score.candidate, ensure_ascii=False), shown))
-        _print_table(rows)
+        print_table(rows)
 
 
 @onnxgpt.command()
@@ -404,16 +395,16 @@ def classify(
             except PromptError as error:
                 raise PromptError(f"line {number}: {error}" if each_line else str(error)) from error
             if as_json:
-                _print_json({"text": single} | asdict(found), indent=None)
+                print_json({"text": single} | asdict(found), indent=None)
             elif each_line:
                 click.echo(f"{found.label}\t{found.probabilities[found.label]:.4f}")
             else:
                 likeliest = sorted(found.probabilities.items(), key=lambda pair: -pair[1])
-                _print_table([(label, f"{probability:.4f}") for label, probability in likeliest])
+                print_table([(label, f"{probability:.4f}") for label, probability in likeliest])
 
 
 def _score_against(model: str, against: str, file: str | None, plot: str | None, as_json: bool, **options: Any) -> None:
-    with progress_on_stderr() as progress, _needs_extra("quantize", torch="export"):
+    with progress_on_stderr() as progress, needs_extra("quantize", torch="export"):
         from .comparing import compare, read_text, report_rows
         from .quantize.quality_plot import check_plot, plot_quality
 
@@ -423,163 +414,14 @@ def _score_against(model: str, against: str, file: str | None, plot: str | None,
     if plot is not None:
         plot_quality(report, plot)
     if as_json:
-        _print_json(report.to_dict())
+        print_json(report.to_dict())
     else:
-        _print_table(report_rows(report))
+        print_table(report_rows(report))
 
 
-@onnxgpt.command()
-@click.argument("source")
-@click.option("--out", required=True, metavar="DIR", help="The bundle to make; must not exist.")
-@click.option(
-    "--operators",
-    type=click.Choice(["fused", "standard"]),
-    default="fused",
-    show_default=True,
-    help="fused: ONNX Runtime's own attention. standard: the ONNX domain alone.",
-)
-@click.option("--dtype", default="float32", show_default=True, metavar="TYPE", help="Type of weights and cache.")
-@click.option("--revision", metavar="REVISION", help="Branch, tag or commit of a hub model.")
-@click.option("--force", is_flag=True, help="Replace the bundle at --out.")
-def export(source: str, out: str, operators: str, dtype: str, revision: str | None, force: bool) -> None:
-    """Make a bundle from a checkpoint, and prove it.
-
-    SOURCE is a Hugging Face directory, a GGUF file, a hub id or a name that
-    `onnxgpt models` lists. A bundle whose logits are not those of PyTorch is
-    not written.
-
-    \b
-    onnxgpt export ./my-gpt2 --out my-bundle
-    onnxgpt export smollm2-135m-instruct --out smol
-    """
-    with progress_on_stderr() as progress, _needs_extra("export"):
-        from .export import export_bundle
-
-        bundle = export_bundle(
-            source, out, dtype=dtype, operators=operators, revision=revision, force=force, progress=progress
-        )
-    from .inspecting import parity_line
-
-    _note(f"{bundle.manifest.name}: {parity_line(bundle.manifest.parity)}")
-    click.echo(out)
-
-
-@onnxgpt.command(cls=RecipesCommand)
-@click.argument("bundle")
-@click.option("--out", required=True, metavar="DIR", help="The bundle to make; must not exist.")
-@click.option("--recipe", default="int8", show_default=True, metavar="NAME", help="One of those below.")
-@click.option("--calibration", metavar="FILE", help="Text to calibrate on, otherwise one in the package.")
-@click.option("--evaluation", metavar="FILE", help="Text to judge by, otherwise one in the package.")
-@recipe_options
-@click.option("--accept-quality", is_flag=True, help="Write the bundle even over the limit of its loss.")
-@click.option("--force", is_flag=True, help="Replace the bundle at --out.")
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads; otherwise ONNX Runtime chooses.")
-@json_option
-def quantize(
-    bundle: str,
-    out: str,
-    recipe: str,
-    calibration: str | None,
-    evaluation: str | None,
-    accept_quality: bool,
-    force: bool,
-    threads: int | None,
-    as_json: bool,
-    **fields: Any,
-) -> None:
-    """Make a smaller, faster bundle from BUNDLE, and judge it.
-
-    What was lost against BUNDLE is measured on a text and kept in the new
-    bundle; one that lost more than its recipe allows is not written.
-    Options that are not given come from the recipe.
-
-    \b
-    onnxgpt quantize my-bundle --out my-int8
-    onnxgpt quantize my-bundle --out my-int4 --recipe int4 --layers 4:64
-    """
-    with progress_on_stderr() as progress, _needs_extra("quantize"):
-        from .inspecting import quality_line
-        from .loading import find_bundle
-        from .quantize import quantize_bundle
-        from .runtime.bundle import Bundle
-
-        source = Bundle.open(find_bundle(bundle))
-        made = quantize_bundle(
-            source.directory,
-            out,
-            recipe=recipe,
-            calibration=calibration,
-            evaluation=evaluation,
-            force=force,
-            accept_quality=accept_quality,
-            threads=threads,
-            progress=progress,
-            **given_fields(fields),
-        )
-    manifest = made.manifest
-    sizes = f"weights {format_bytes(source.weight_bytes)} before, {format_bytes(made.weight_bytes)} now"
-    _note(f"{manifest.name}: {quality_line(manifest.quality)}; {sizes}")
-    if as_json:
-        _print_json(
-            {
-                "bundle": out,
-                "quantization": manifest.quantization,
-                "quality": manifest.quality,
-                "bytes": {"weights": made.weight_bytes, "weights_before": source.weight_bytes},
-            }
-        )
-    else:
-        click.echo(out)
-
-
-@onnxgpt.command()
-@click.argument("bundle")
-@click.option("--against", metavar="SOURCE", help="Prove parity with this checkpoint again (needs PyTorch).")
-@click.option("--revision", metavar="REVISION", help="Branch, tag or commit of a hub model.")
-@json_option
-def verify(bundle: str, against: str | None, revision: str | None, as_json: bool) -> None:
-    """Check that BUNDLE is what was written.
-
-    Every file's size and SHA-256 are compared with the manifest's. With
-    --against, PyTorch and the bundle are compared once more, too.
-
-    \b
-    onnxgpt verify my-bundle
-    onnxgpt verify my-bundle --against ./my-gpt2
-    """
-    from .inspecting import parity_line, quality_line
-    from .loading import find_bundle
-    from .runtime.bundle import Bundle
-
-    if revision is not None and against is None:
-        raise click.UsageError("--revision has no effect without --against")
-    opened = Bundle.open(find_bundle(bundle))
-    if against is not None and opened.manifest.quantization is not None:
-        raise click.UsageError(
-            f"{bundle} is quantized, so it can't have parity with {against}: "
-            f"judge it with onnxgpt score --model {bundle} --against {against}"
-        )
-    opened.verify_hashes()
-    report = None
-    if against is not None:
-        with progress_on_stderr() as progress, _needs_extra("export"):
-            from .export import prove_parity
-            from .models.checkpoint import open_checkpoint
-
-            report = prove_parity(opened, open_checkpoint(against, revision=revision), progress=progress)
-    files = opened.manifest.files
-    parity = None if report is None else report.to_dict()
-    if as_json:
-        _print_json({"files": {name: asdict(record) for name, record in files.items()}, "parity": parity})
-    else:
-        size = format_bytes(sum(record.size for record in files.values()))
-        click.echo(f"{opened.manifest.name}: {len(files)} files, {size}, as they were written")
-        if parity is not None:
-            click.echo(f"{opened.manifest.name}: {parity_line(parity)}")
-        if opened.manifest.quality:
-            click.echo(f"{opened.manifest.name}: {quality_line(opened.manifest.quality)}, when it was quantized")
-    if report is not None and not report.passed:
-        raise ParityError(f"{opened.manifest.name} is not {against}: {'; '.join(report.failures())}")
+onnxgpt.add_command(export)
+onnxgpt.add_command(quantize)
+onnxgpt.add_command(verify)
 
 
 @onnxgpt.command()
@@ -602,45 +444,13 @@ def info(bundle: str, provider: str, as_json: bool) -> None:
 
     description = describe(Bundle.open(find_bundle(bundle)), provider)
     if as_json:
-        _print_json(description)
+        print_json(description)
     else:
-        _print_table(description_rows(description))
+        print_table(description_rows(description))
 
 
-@onnxgpt.command()
-@json_option
-def models(as_json: bool) -> None:
-    """List the models that have names, and the known families."""
-    from .inspecting import catalogue, families
-
-    entries, known = catalogue(), families()
-    if as_json:
-        _print_json({"models": entries, "families": known})
-        return
-    for entry in entries:
-        kind = " ".join(filter(None, (entry["quantization"], entry["kind"])))
-        click.echo(f"{entry['name']}  {kind}, {entry['license']}")
-        click.echo(f"    {entry['description']}")
-        click.echo(f"    {entry['location'] or 'not here yet: onnxgpt pull ' + entry['name']}")
-    click.echo(f"families that can be exported: {', '.join(known)}")
-
-
-@onnxgpt.command()
-@click.argument("name")
-def pull(name: str) -> None:
-    """Fetch a model by its name.
-
-    What was fetched is checked by its SHA-256 and kept in the user's
-    cache; where it lies is printed.
-
-    \b
-    onnxgpt pull smollm2-135m-instruct
-    """
-    from .models.catalog import pull as pull_model
-
-    with progress_on_stderr() as progress:
-        path = pull_model(name, progress=progress)
-    click.echo(str(path))
+onnxgpt.add_command(models)
+onnxgpt.add_command(pull)
 
 
 @onnxgpt.command()
@@ -691,18 +501,6 @@ def bench(
             progress=progress,
         )
     if as_json:
-        _print_json(asdict(result) | {"threads": threads})
+        print_json(asdict(result) | {"threads": threads})
     else:
-        _print_table(result.rows())
-
-
-@contextmanager
-def _needs_extra(extra: str, **extras: str) -> Iterator[None]:
-    """Say what to install when a command's own libraries are missing: `extra`, or another for some of them."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        needed = extras.get(str(error.name), extra)
-        raise click.ClickException(
-            f"this command needs {error.name}, which is not installed: install onnxgpt[{needed}]"
-        ) from error
+        print_table(result.rows())

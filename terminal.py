@@ -5,10 +5,11 @@ Text goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -161,3 +162,33 @@ def progress_on_stderr() -> Iterator[Progress | None]:
             bars.update(task, description=doing, total=None if fraction is None else 1.0, completed=fraction or 0.0)
 
         yield show
+
+
+def note(message: str) -> None:
+    """Say something on stderr."""
+    click.echo(message, err=True)
+
+
+def print_json(value: Any, *, indent: int | None = 1) -> None:
+    """JSON on stdout."""
+    click.echo(json.dumps(value, ensure_ascii=False, indent=indent))
+
+
+def print_table(rows: Iterable[tuple[str, str]]) -> None:
+    """Names and values in two columns; what has no value is left out."""
+    shown = [row for row in rows if row[1]]
+    width = max(len(name) for name, _ in shown)
+    for name, value in shown:
+        click.echo(f"{name:<{width}}  {value}")
+
+
+@contextmanager
+def needs_extra(extra: str, **extras: str) -> Iterator[None]:
+    """Say what to install when a command's own libraries are missing: `extra`, or another for some of them."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        needed = extras.get(str(error.name), extra)
+        raise click.ClickException(
+            f"this command needs {error.name}, which is not installed: install onnxgpt[{needed}]"
+        ) from error

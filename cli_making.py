@@ -1,0 +1,203 @@
+"""Commands that make, check and fetch models: export, quantize, verify, models, pull."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from .cli_options import RecipesCommand, given_fields, json_option, recipe_options
+from .runtime.errors import ParityError
+from .runtime.memory import format_bytes
+from .terminal import HouseCommand, needs_extra, note, print_json, progress_on_stderr
+
+
+@click.command(cls=HouseCommand)
+@click.argument("source")
+@click.option("--out", required=True, metavar="DIR", help="The bundle to make; must not exist.")
+@click.option(
+    "--operators",
+    type=click.Choice(["fused", "standard"]),
+    default="fused",
+    show_default=True,
+    help="fused: ONNX Runtime's own attention. standard: the ONNX domain alone.",
+)
+@click.option("--dtype", default="float32", show_default=True, metavar="TYPE", help="Type of weights and cache.")
+@click.option("--revision", metavar="REVISION", help="Branch, tag or commit of a hub model.")
+@click.option("--force", is_flag=True, help="Replace the bundle at --out.")
+def export(source: str, out: str, operators: str, dtype: str, revision: str | None, force: bool) -> None:
+    """Make a bundle from a checkpoint, and prove it.
+
+    SOURCE is a Hugging Face directory, a GGUF file, a hub id or a name that
+    `onnxgpt models` lists. A bundle whose logits are not those of PyTorch is
+    not written.
+
+    \b
+    onnxgpt export ./my-gpt2 --out my-bundle
+    onnxgpt export smollm2-135m-instruct --out smol
+    """
+    with progress_on_stderr() as progress, needs_extra("export"):
+        from .export import export_bundle
+
+        bundle = export_bundle(
+            source, out, dtype=dtype, operators=operators, revision=revision, force=force, progress=progress
+        )
+    from .inspecting import parity_line
+
+    note(f"{bundle.manifest.name}: {parity_line(bundle.manifest.parity)}")
+    click.echo(out)
+
+
+@click.command(cls=RecipesCommand)
+@click.argument("bundle")
+@click.option("--out", required=True, metavar="DIR", help="The bundle to make; must not exist.")
+@click.option("--recipe", default="int8", show_default=True, metavar="NAME", help="One of those below.")
+@click.option("--calibration", metavar="FILE", help="Text to calibrate on, otherwise one in the package.")
+@click.option("--evaluation", metavar="FILE", help="Text to judge by, otherwise one in the package.")
+@recipe_options
+@click.option("--accept-quality", is_flag=True, help="Write the bundle even over the limit of its loss.")
+@click.option("--force", is_flag=True, help="Replace the bundle at --out.")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads; otherwise ONNX Runtime chooses.")
+@json_option
+def quantize(
+    bundle: str,
+    out: str,
+    recipe: str,
+    calibration: str | None,
+    evaluation: str | None,
+    accept_quality: bool,
+    force: bool,
+    threads: int | None,
+    as_json: bool,
+    **fields: Any,
+) -> None:
+    """Make a smaller, faster bundle from BUNDLE, and judge it.
+
+    What was lost against BUNDLE is measured on a text and kept in the new
+    bundle; one that lost more than its recipe allows is not written.
+    Options that are not given come from the recipe.
+
+    \b
+    onnxgpt quantize my-bundle --out my-int8
+    onnxgpt quantize my-bundle --out my-int4 --recipe int4 --layers 4:64
+    """
+    with progress_on_stderr() as progress, needs_extra("quantize"):
+        from .inspecting import quality_line
+        from .loading import find_bundle
+        from .quantize import quantize_bundle
+        from .runtime.bundle import Bundle
+
+        source = Bundle.open(find_bundle(bundle))
+        made = quantize_bundle(
+            source.directory,
+            out,
+            recipe=recipe,
+            calibration=calibration,
+            evaluation=evaluation,
+            force=force,
+            accept_quality=accept_quality,
+            threads=threads,
+            progress=progress,
+            **given_fields(fields),
+        )
+    manifest = made.manifest
+    sizes = f"weights {format_bytes(source.weight_bytes)} before, {format_bytes(made.weight_bytes)} now"
+    note(f"{manifest.name}: {quality_line(manifest.quality)}; {sizes}")
+    if as_json:
+        print_json(
+            {
+                "bundle": out,
+                "quantization": manifest.quantization,
+                "quality": manifest.quality,
+                "bytes": {"weights": made.weight_bytes, "weights_before": source.weight_bytes},
+            }
+        )
+    else:
+        click.echo(out)
+
+
+@click.command(cls=HouseCommand)
+@click.argument("bundle")
+@click.option("--against", metavar="SOURCE", help="Prove parity with this checkpoint again (needs PyTorch).")
+@click.option("--revision", metavar="REVISION", help="Branch, tag or commit of a hub model.")
+@json_option
+def verify(bundle: str, against: str | None, revision: str | None, as_json: bool) -> None:
+    """Check that BUNDLE is what was written.
+
+    Every file's size and SHA-256 are compared with the manifest's. With
+    --against, PyTorch and the bundle are compared once more, too.
+
+    \b
+    onnxgpt verify my-bundle
+    onnxgpt verify my-bundle --against ./my-gpt2
+    """
+    from .inspecting import parity_line, quality_line
+    from .loading import find_bundle
+    from .runtime.bundle import Bundle
+
+    if revision is not None and against is None:
+        raise click.UsageError("--revision has no effect without --against")
+    opened = Bundle.open(find_bundle(bundle))
+    if against is not None and opened.manifest.quantization is not None:
+        raise click.UsageError(
+            f"{bundle} is quantized, so it can't have parity with {against}: "
+            f"judge it with onnxgpt score --model {bundle} --against {against}"
+        )
+    opened.verify_hashes()
+    report = None
+    if against is not None:
+        with progress_on_stderr() as progress, needs_extra("export"):
+            from .export import prove_parity
+            from .models.checkpoint import open_checkpoint
+
+            report = prove_parity(opened, open_checkpoint(against, revision=revision), progress=progress)
+    files = opened.manifest.files
+    parity = None if report is None else report.to_dict()
+    if as_json:
+        print_json({"files": {name: asdict(record) for name, record in files.items()}, "parity": parity})
+    else:
+        size = format_bytes(sum(record.size for record in files.values()))
+        click.echo(f"{opened.manifest.name}: {len(files)} files, {size}, as they were written")
+        if parity is not None:
+            click.echo(f"{opened.manifest.name}: {parity_line(parity)}")
+        if opened.manifest.quality:
+            click.echo(f"{opened.manifest.name}: {quality_line(opened.manifest.quality)}, when it was quantized")
+    if report is not None and not report.passed:
+        raise ParityError(f"{opened.manifest.name} is not {against}: {'; '.join(report.failures())}")
+
+
+@click.command(cls=HouseCommand)
+@json_option
+def models(as_json: bool) -> None:
+    """List the models that have names, and the known families."""
+    from .inspecting import catalogue, families
+
+    entries, known = catalogue(), families()
+    if as_json:
+        print_json({"models": entries, "families": known})
+        return
+    for entry in entries:
+        kind = " ".join(filter(None, (entry["quantization"], entry["kind"])))
+        click.echo(f"{entry['name']}  {kind}, {entry['license']}")
+        click.echo(f"    {entry['description']}")
+        click.echo(f"    {entry['location'] or 'not here yet: onnxgpt pull ' + entry['name']}")
+    click.echo(f"families that can be exported: {', '.join(known)}")
+
+
+@click.command(cls=HouseCommand)
+@click.argument("name")
+def pull(name: str) -> None:
+    """Fetch a model by its name.
+
+    What was fetched is checked by its SHA-256 and kept in the user's
+    cache; where it lies is printed.
+
+    \b
+    onnxgpt pull smollm2-135m-instruct
+    """
+    from .models.catalog import pull as pull_model
+
+    with progress_on_stderr() as progress:
+        path = pull_model(name, progress=progress)
+    click.echo(str(path))
