@@ -153,7 +153,7 @@ def _contract_shape(name: str, config: GPTConfig) -> list[int | str]:
 
 
 def _clean(model: ir.Model) -> None:
-    """Drop what the exporter notes for debugging (stack traces hold paths), and give the rotary tables their name."""
+    """Drop what the exporter notes for debugging (stack traces hold paths), and name tables for what they hold."""
     model.producer_name, model.producer_version, model.doc_string = "onnxgpt", None, None
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
@@ -162,7 +162,7 @@ def _clean(model: ir.Model) -> None:
     for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
     for name in [name for name in model.graph.initializers if name.startswith("operator.")]:
-        model.graph.initializers[name].name = "rotary." + name.rpartition(".")[2]
+        model.graph.initializers[name].name = name.removeprefix("operator.")
     for node in model.graph:
         node.metadata_props.clear()
         node.doc_string = None

@@ -16,7 +16,8 @@ def describe_matrices(graph: ir.Graph, config: GPTConfig) -> tuple[dict[str, Any
 
     Keys of a record:
         initializer: its name in the graph.
-        role: token_embedding, position_embedding, qkv, attention_output, gate_up, up, down or head.
+        role: token_embedding, position_embedding, input_projection, qkv, attention_output, gate_up, up, down,
+            output_projection or head.
         layer: the block's index; null outside of the blocks.
         shape: [in, out] of the product y = x @ W; [rows, width] of an embedding.
         transposed: true where the graph stores it as [out, in]: a tied head, which is the token embedding's matrix.
@@ -34,20 +35,27 @@ def describe_matrices(graph: ir.Graph, config: GPTConfig) -> tuple[dict[str, Any
 
 
 def _records(config: GPTConfig) -> Iterator[dict[str, Any]]:
-    hidden, vocabulary = config.hidden_size, config.vocab_size
-    yield _record("token_embedding.weight", "token_embedding", [vocabulary, hidden])
+    hidden, vocabulary, width = config.hidden_size, config.vocab_size, config.embedding_width
+    yield _record("token_embedding.weight", "token_embedding", [vocabulary, width])
+    if config.embedding_size is not None:
+        yield _record("input_projection.weight", "input_projection", [width, hidden])
     if config.position == "learned":
         yield _record("position_embedding.weight", "position_embedding", [config.context_length, hidden])
     for layer in range(config.num_layers):
         yield from _block_records(config, layer)
     norm = "final_norm.weight" if config.final_norm else None
+    if config.embedding_size is not None:
+        yield _record("output_projection.weight", "output_projection", [hidden, width], norm=norm)
+        norm = None
     name = "token_embedding.weight" if config.tied_head else "head.weight"
     bias = "head.bias" if config.head_bias else None
-    yield _record(name, "head", [hidden, vocabulary], norm=norm, bias=bias, transposed=config.tied_head)
+    yield _record(name, "head", [width, vocabulary], norm=norm, bias=bias, transposed=config.tied_head)
 
 
 def _block_records(config: GPTConfig, layer: int) -> Iterator[dict[str, Any]]:
-    prefix, before = f"blocks.{layer}", config.norm_place == "before"
+    prefix = f"blocks.{layer}"
+    # A norm that something else reads, too, can take no scale.
+    only_reader = config.norm_place != "after" and not config.residual_from_norm and config.mlp_norm
     attention, mlp = f"{prefix}.attention", f"{prefix}.mlp"
     hidden, inner = config.hidden_size, config.intermediate_size
     query, key = config.num_heads * config.head_size, config.num_kv_heads * config.head_size
@@ -57,7 +65,7 @@ def _block_records(config: GPTConfig, layer: int) -> Iterator[dict[str, Any]]:
         [hidden, query + 2 * key],
         layer=layer,
         parts=_parts({"query": query, "key": key, "value": key}),
-        norm=f"{prefix}.attention_norm.weight" if before else None,
+        norm=f"{prefix}.attention_norm.weight" if only_reader else None,
         bias=f"{attention}.qkv.bias" if config.attention_bias else None,
     )
     yield _record(
@@ -68,7 +76,7 @@ def _block_records(config: GPTConfig, layer: int) -> Iterator[dict[str, Any]]:
         fed_by={"initializer": f"{attention}.qkv.weight", "part": "value"},
         bias=f"{attention}.output.bias" if config.attention_output_bias else None,
     )
-    norm = f"{prefix}.mlp_norm.weight" if before else None
+    norm = f"{prefix}.mlp_norm.weight" if only_reader else None
     biased = config.mlp_bias
     if config.gated_mlp:
         name, shape, parts = f"{mlp}.gate_up", [hidden, 2 * inner], _parts({"gate": inner, "up": inner})

@@ -8,14 +8,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..models.attention import Alibi, Attended, KeyValue, StandardAttention
 from ..models.config import GPTConfig
-from ..models.gpt import Attended, KeyValue, StandardAttention, rotary_tables
+from ..models.rotary import RotaryTables
 
 Operators = Literal["fused", "standard"]
 
 CONTRIB = "com.microsoft"  # the domain of ONNX Runtime's own operators
 
 _ATTENTION_HEAD_MULTIPLE = 8  # GroupQueryAttention's kernels refuse other head sizes
+_BIAS_INPUT = 10  # its index among the operator's inputs, the optional ones counted
 _ROTARY_MULTIPLE = 16  # … and, when they rotate, other head sizes and rotary widths
 
 
@@ -26,6 +28,7 @@ class FusedStep:
     positions: Tensor  # int64 [batch, sequence]; read only where rotary is outside of the attention operator
     last_indices: Tensor  # int32 [batch, 1]: row length - 1
     total_sequence: Tensor  # int32, no dimension: the longest row, padding included
+    bias: Tensor | None  # ALiBi's, float32 [batch, heads, sequence, total_sequence]
 
 
 class FusedAttention(nn.Module):
@@ -41,33 +44,42 @@ class FusedAttention(nn.Module):
         self.config = config
         self.rotates = config.position == "rotary"
         self.rotates_inside = self.rotates and rotary_fits_inside(config)
-        if self.rotates:
-            cosines, sines = rotary_tables(config)
-            self.cosines: Tensor
-            self.sines: Tensor
-            self.register_buffer("cosines", cosines, persistent=False)
-            self.register_buffer("sines", sines, persistent=False)
+        self.rotary = RotaryTables(config) if self.rotates else None
+        self.local_rotary = RotaryTables(config, local=True) if config.local_rotary_theta is not None else None
+        self.alibi = Alibi(config.num_heads) if config.position == "alibi" else None
 
     def prepare(self, positions: Tensor, lengths: Tensor, attention_mask: Tensor, past: Tensor) -> FusedStep:
         """Compute once what every layer needs: the rows' lengths as the operator counts them."""
         total_sequence = torch.scalar_tensor(attention_mask.shape[1], dtype=torch.int32)
-        return FusedStep(positions, (lengths - 1).to(torch.int32), total_sequence)
+        bias = None
+        if self.alibi is not None:
+            bias = self.alibi(positions, torch.arange(attention_mask.shape[1], device=positions.device))
+        return FusedStep(positions, (lengths - 1).to(torch.int32), total_sequence, bias)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, past: KeyValue, step: FusedStep) -> Attended:
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, past: KeyValue, step: FusedStep, layer: int
+    ) -> Attended:
         """As `StandardAttention.forward`; symbolic, so it runs under `torch.onnx.export` only."""
         config = self.config
-        if self.rotates and not self.rotates_inside:
-            query = self._rotate(query, config.num_heads, step.positions)
-            key = self._rotate(key, config.num_kv_heads, step.positions)
-        inputs = [query, key, value, *past, step.last_indices, step.total_sequence]
+        tables = self.local_rotary if config.rotates_locally(layer) else self.rotary
+        if tables is not None and not self.rotates_inside:
+            query = self._rotate(query, config.num_heads, step.positions, tables)
+            key = self._rotate(key, config.num_kv_heads, step.positions, tables)
+        inputs: list[Tensor | None] = [query, key, value, *past, step.last_indices, step.total_sequence]
         attributes: dict[str, Any] = {
             "num_heads": config.num_heads,
             "kv_num_heads": config.num_kv_heads,
-            "scale": config.scale,
+            "scale": config.scale(layer),
         }
-        if self.rotates_inside:
-            inputs += [self.cosines, self.sines]
+        if config.window(layer):
+            attributes["local_window_size"] = config.window(layer)
+        if config.attention_softcap is not None:
+            attributes["softcap"] = config.attention_softcap
+        if tables is not None and self.rotates_inside:
+            inputs += [tables.cosines, tables.sines]
             attributes |= {"do_rotary": 1, "rotary_interleaved": int(config.rotary_interleaved)}
+        if step.bias is not None:
+            inputs += [None] * (_BIAS_INPUT - len(inputs)) + [step.bias]
         batch, sequence, _ = query.shape
         present_shape = (batch, config.num_kv_heads, past[0].shape[2] + sequence, config.head_size)
         attended, present_key, present_value = torch.onnx.ops.symbolic_multi_out(
@@ -80,11 +92,11 @@ class FusedAttention(nn.Module):
         )
         return attended, (present_key, present_value)
 
-    def _rotate(self, values: Tensor, heads: int, positions: Tensor) -> Tensor:
+    def _rotate(self, values: Tensor, heads: int, positions: Tensor, tables: RotaryTables) -> Tensor:
         """Rotate [batch, sequence, heads * head_size] by `positions` [batch, sequence]."""
         return torch.onnx.ops.symbolic(
             f"{CONTRIB}::RotaryEmbedding",
-            [values, positions, self.cosines, self.sines],
+            [values, positions, tables.cosines, tables.sines],
             {
                 "interleaved": int(self.config.rotary_interleaved),
                 "num_heads": heads,

@@ -9,20 +9,14 @@ export may replace by a fused one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from .attention import Attended, Attention, KeyValue, StandardAttention
 from .config import GPTConfig
-
-KeyValue = tuple[Tensor, Tensor]  # each [batch, kv_heads, past_sequence, head_size]
-Attended = tuple[Tensor, KeyValue]  # [batch, sequence, width], and the layer's present key and value
-
-_SINUSOIDAL_BASE = 10000.0  # Vaswani et al. 2017, section 3.5
-_TABLES = torch.device("cpu")  # computed here even where parameters are made on "meta" and loaded afterwards
+from .layers import Embedding, Linear, SinusoidalEmbedding, activate, make_norm, soft_cap
 
 
 class GPT(nn.Module):
@@ -31,11 +25,14 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
-        self.token_embedding = Embedding(config.vocab_size, config.hidden_size)
+        self.token_embedding = Embedding(config.vocab_size, config.embedding_width)
+        self.input_projection = _projection(config, config.embedding_size, config.hidden_size)
         self.position_embedding = _position_embedding(config)
+        self.embedding_norm = make_norm(config) if config.embedding_norm else None
         self.operator = StandardAttention(config)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.final_norm = make_norm(config) if config.final_norm else None
+        self.output_projection = _projection(config, config.hidden_size, config.embedding_size)
         self.head = Head(config)
 
     def forward(
@@ -62,9 +59,7 @@ class GPT(nn.Module):
             past_key_values = self.empty_past(batch)
         lengths = attention_mask.sum(dim=-1, keepdim=True)  # [batch, 1]
         positions = new_positions(lengths, sequence)
-        hidden = self.token_embedding(input_ids)  # [batch, sequence, hidden]
-        if self.position_embedding is not None:
-            hidden = hidden + self.position_embedding(positions)
+        hidden = self._embed(input_ids, positions)
         step = self.operator.prepare(positions, lengths, attention_mask, past_key_values[0][0])
         present = []
         for block, past in zip(self.blocks, past_key_values, strict=True):
@@ -74,7 +69,20 @@ class GPT(nn.Module):
             hidden = self.final_norm(hidden)
         if num_logits_to_keep:
             hidden = hidden[:, -num_logits_to_keep:]
+        if self.output_projection is not None:
+            hidden = self.output_projection(hidden)
         return self.head(hidden, self.token_embedding.weight), present
+
+    def _embed(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        """Token ids and positions, both [batch, sequence], to [batch, sequence, hidden]."""
+        hidden: Tensor = self.token_embedding(input_ids)
+        if self.config.embedding_scale != 1.0:
+            hidden = hidden * self.config.embedding_scale
+        if self.input_projection is not None:
+            hidden = self.input_projection(hidden)
+        if self.position_embedding is not None:
+            hidden = hidden + self.position_embedding(positions)
+        return hidden if self.embedding_norm is None else self.embedding_norm(hidden)
 
     def empty_past(self, batch: int) -> list[KeyValue]:
         """The state before the first token."""
@@ -84,42 +92,43 @@ class GPT(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each with its norm before it (on its input) or after it (on the residual sum)."""
+    """Attention and MLP, one after the other or side by side, with their norms where the configuration puts them."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
-        self.norm_first = config.norm_place == "before"
+        self.config = config
         self.attention_norm = make_norm(config)
-        self.attention = Attention(config)
-        self.mlp_norm = make_norm(config)
+        self.attention = Attention(config, layer)
+        self.mlp_norm = make_norm(config) if config.mlp_norm else None
         self.mlp = MLP(config)
+        normed_behind = config.norm_place == "both"
+        self.attention_post_norm = make_norm(config) if normed_behind else None
+        self.mlp_post_norm = make_norm(config) if normed_behind else None
 
     def forward(self, hidden: Tensor, operator: nn.Module, past: KeyValue, step: Any) -> Attended:
         """[batch, sequence, hidden] to the same shape, and the layer's present key and value."""
-        if self.norm_first:
-            attended, present = self.attention(self.attention_norm(hidden), operator, past, step)
-            hidden = hidden + attended
-            return hidden + self.mlp(self.mlp_norm(hidden)), present
-        attended, present = self.attention(hidden, operator, past, step)
-        hidden = self.attention_norm(hidden + attended)
-        return self.mlp_norm(hidden + self.mlp(hidden)), present
+        if self.config.norm_place == "after":
+            attended, present = self.attention(hidden, operator, past, step)
+            hidden = self.attention_norm(hidden + attended)
+            assert self.mlp_norm is not None
+            return self.mlp_norm(hidden + self.mlp(hidden)), present
 
+        normed = self.attention_norm(hidden)
+        attended, present = self.attention(normed, operator, past, step)
+        if self.config.residual != "sequential":
+            if self.mlp_norm is not None:
+                normed = self.mlp_norm(hidden)
+            return hidden + attended + self.mlp(normed), present
 
-class Attention(nn.Module):
-    """The four projections around the attention operator."""
-
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
-        query_size, key_size = config.num_heads * config.head_size, config.num_kv_heads * config.head_size
-        self.query = Linear(config.hidden_size, query_size, bias=config.attention_bias)
-        self.key = Linear(config.hidden_size, key_size, bias=config.attention_bias)
-        self.value = Linear(config.hidden_size, key_size, bias=config.attention_bias)
-        self.output = Linear(query_size, config.hidden_size, bias=config.attention_output_bias)
-
-    def forward(self, hidden: Tensor, operator: nn.Module, past: KeyValue, step: Any) -> Attended:
-        """[batch, sequence, hidden] to the same shape, and the layer's present key and value."""
-        attended, present = operator(self.query(hidden), self.key(hidden), self.value(hidden), past, step)
-        return self.output(attended), present
+        if self.attention_post_norm is not None:
+            attended = self.attention_post_norm(attended)
+        hidden = (normed if self.config.residual_from_norm else hidden) + attended
+        assert self.mlp_norm is not None
+        normed = self.mlp_norm(hidden)
+        result = self.mlp(normed)
+        if self.mlp_post_norm is not None:
+            result = self.mlp_post_norm(result)
+        return (normed if self.config.residual_from_norm else hidden) + result, present
 
 
 class MLP(nn.Module):
@@ -148,187 +157,17 @@ class Head(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        shape = (config.hidden_size, config.vocab_size)
+        shape = (config.embedding_width, config.vocab_size)
+        self.softcap = config.logit_softcap
         self.weight = None if config.tied_head else nn.Parameter(torch.empty(shape))
         self.bias = nn.Parameter(torch.empty(config.vocab_size)) if config.head_bias else None
 
     def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
         """[batch, kept, hidden] to [batch, kept, vocabulary]; `embedding` is [vocabulary, hidden]."""
         logits = hidden @ (embedding.T if self.weight is None else self.weight)
-        return logits if self.bias is None else logits + self.bias
-
-
-@dataclass(frozen=True)
-class StandardStep:
-    """What all layers of one step share."""
-
-    positions: Tensor  # int64 [batch, sequence]
-    bias: Tensor  # float32 [batch, 1, sequence, past + sequence]: 0 where a key is seen, else very negative
-
-
-class StandardAttention(nn.Module):
-    """Rotary position, cache and softmax attention in plain PyTorch operators."""
-
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.rotary = Rotary(config) if config.position == "rotary" else None
-
-    def prepare(self, positions: Tensor, lengths: Tensor, attention_mask: Tensor, past: Tensor) -> StandardStep:
-        """Compute once what every layer needs: here which keys each new position sees."""
-        slots = torch.arange(past.shape[2] + positions.shape[1], device=positions.device)
-        seen = slots <= positions.unsqueeze(1).unsqueeze(-1)  # [batch, 1, sequence, past + sequence]
-        lowest = torch.finfo(torch.float32).min
-        return StandardStep(positions, torch.where(seen, 0.0, lowest))
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, past: KeyValue, step: StandardStep) -> Attended:
-        """Attend from the new positions to all of their row.
-
-        Args:
-            query: [batch, sequence, heads * head_size].
-            key: [batch, sequence, kv_heads * head_size], as is value.
-            value: see key.
-            past: key and value, [batch, kv_heads, past, head_size].
-            step: what `prepare` made.
-
-        Returns:
-            [batch, sequence, heads * head_size]; key and value [batch, kv_heads, past + sequence, head_size].
-        """
-        config = self.config
-        query = split_heads(query, config.num_heads)
-        key, value = split_heads(key, config.num_kv_heads), split_heads(value, config.num_kv_heads)
-        if self.rotary is not None:
-            query, key = self.rotary(query, step.positions), self.rotary(key, step.positions)
-        key, value = write_rows(past[0], key, step.positions), write_rows(past[1], value, step.positions)
-
-        batch, heads, sequence, head_size = query.shape
-        group_rows = heads // config.num_kv_heads * sequence
-        # The heads of one group become rows against the group's one key head, which is thus never repeated.
-        grouped = query.reshape(batch, config.num_kv_heads, group_rows, head_size)
-        scores = (grouped * config.scale) @ key.transpose(2, 3)  # [batch, kv_heads, group * sequence, keys]
-        scores = scores.reshape(batch, heads, sequence, -1) + step.bias
-        weights = torch.softmax(scores, dim=-1).reshape(batch, config.num_kv_heads, group_rows, -1)
-        attended = (weights @ value).reshape(batch, heads, sequence, head_size)
-        return attended.transpose(1, 2).reshape(batch, sequence, heads * head_size), (key, value)
-
-
-class Rotary(nn.Module):
-    """Rotary position embedding (Su et al. 2021) of the leading `rotary_width` elements of each head."""
-
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
-        self.width = config.rotary_width
-        self.interleaved = config.rotary_interleaved
-        cosines, sines = rotary_tables(config)
-        self.cosines: Tensor
-        self.sines: Tensor
-        self.register_buffer("cosines", cosines, persistent=False)
-        self.register_buffer("sines", sines, persistent=False)
-
-    def forward(self, heads: Tensor, positions: Tensor) -> Tensor:
-        """Rotate [batch, heads, sequence, head_size] by `positions` [batch, sequence]."""
-        cosines = functional.embedding(positions, self.cosines).unsqueeze(1)  # [batch, 1, sequence, width / 2]
-        sines = functional.embedding(positions, self.sines).unsqueeze(1)
-        turning, still = heads[..., : self.width], heads[..., self.width :]  # [batch, heads, sequence, …]
-        if self.interleaved:
-            first, second = turning[..., 0::2], turning[..., 1::2]
-        else:
-            first, second = turning[..., : self.width // 2], turning[..., self.width // 2 :]
-        turned = (first * cosines - second * sines, second * cosines + first * sines)
-        rotated = torch.stack(turned, dim=-1).flatten(-2) if self.interleaved else torch.cat(turned, dim=-1)
-        return rotated if self.width == heads.shape[-1] else torch.cat((rotated, still), dim=-1)
-
-
-class Linear(nn.Module):
-    """y = x @ weight + bias with weight [in, out], as ONNX multiplies: graphs need no transposes."""
-
-    def __init__(self, in_size: int, out_size: int, *, bias: bool) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(in_size, out_size))
-        self.bias = nn.Parameter(torch.empty(out_size)) if bias else None
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[…, in] to […, out]."""
-        product: Tensor = hidden @ self.weight
-        return product if self.bias is None else product + self.bias
-
-
-class Embedding(nn.Module):
-    """Rows of a learned table."""
-
-    def __init__(self, rows: int, size: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(rows, size))
-
-    def forward(self, indices: Tensor) -> Tensor:
-        """int64 […] to […, size]."""
-        return functional.embedding(indices, self.weight)
-
-
-class SinusoidalEmbedding(nn.Module):
-    """The fixed table of Vaswani et al. 2017, section 3.5: sine at even elements, cosine at odd ones."""
-
-    def __init__(self, rows: int, size: int) -> None:
-        super().__init__()
-        frequencies = _SINUSOIDAL_BASE ** -(torch.arange(0, size, 2, dtype=torch.float64, device=_TABLES) / size)
-        angles = torch.arange(rows, dtype=torch.float64, device=_TABLES)[:, None] * frequencies
-        table = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, :size]
-        self.table: Tensor
-        self.register_buffer("table", table.float(), persistent=False)
-
-    def forward(self, indices: Tensor) -> Tensor:
-        """int64 […] to […, size]."""
-        return functional.embedding(indices, self.table)
-
-
-class LayerNorm(nn.Module):
-    """Layer normalization over the last dimension; its bias is optional."""
-
-    def __init__(self, size: int, epsilon: float, *, bias: bool) -> None:
-        super().__init__()
-        self.epsilon = epsilon
-        self.weight = nn.Parameter(torch.empty(size))
-        self.bias = nn.Parameter(torch.empty(size)) if bias else None
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[…, size] to the same shape."""
-        return functional.layer_norm(hidden, self.weight.shape, self.weight, self.bias, self.epsilon)
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square normalization (Zhang and Sennrich 2019) over the last dimension."""
-
-    def __init__(self, size: int, epsilon: float) -> None:
-        super().__init__()
-        self.epsilon = epsilon
-        self.weight = nn.Parameter(torch.empty(size))
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[…, size] to the same shape."""
-        mean_square = hidden.square().mean(dim=-1, keepdim=True)
-        return hidden / torch.sqrt(mean_square + self.epsilon) * self.weight
-
-
-def make_norm(config: GPTConfig) -> nn.Module:
-    """A norm over the hidden size, of the configured kind."""
-    if config.norm == "rmsnorm":
-        return RMSNorm(config.hidden_size, config.norm_epsilon)
-    return LayerNorm(config.hidden_size, config.norm_epsilon, bias=config.norm_bias)
-
-
-def activate(values: Tensor, activation: str) -> Tensor:
-    """The MLP's non-linearity, named as in `GPTConfig.activation`."""
-    if activation == "gelu":
-        return functional.gelu(values)
-    if activation == "gelu_tanh":
-        return functional.gelu(values, approximate="tanh")
-    if activation == "quick_gelu":
-        return values * torch.sigmoid(1.702 * values)
-    if activation == "silu":
-        return values * torch.sigmoid(values)
-    if activation == "relu":
-        return functional.relu(values)
-    raise ValueError(f"activation is {activation!r}: expected gelu, gelu_tanh, quick_gelu, relu or silu")
+        if self.bias is not None:
+            logits = logits + self.bias
+        return logits if self.softcap is None else soft_cap(logits, self.softcap)
 
 
 def new_positions(lengths: Tensor, sequence: int) -> Tensor:
@@ -341,31 +180,13 @@ def new_positions(lengths: Tensor, sequence: int) -> Tensor:
     return start + torch.arange(sequence, device=lengths.device)
 
 
-def split_heads(values: Tensor, heads: int) -> Tensor:
-    """[batch, sequence, heads * head_size] to [batch, heads, sequence, head_size]."""
-    batch, sequence, width = values.shape
-    return values.reshape(batch, sequence, heads, width // heads).transpose(1, 2)
-
-
-def write_rows(past: Tensor, new: Tensor, positions: Tensor) -> Tensor:
-    """The past [batch, kv_heads, past, head_size] with as many slots more, and `new` at its `positions`."""
-    grown = torch.cat((past, new), dim=2)
-    index = positions.unsqueeze(1).unsqueeze(-1).expand(new.shape)
-    return grown.scatter(2, index, new)
-
-
-def rotary_tables(config: GPTConfig) -> KeyValue:
-    """Cosines and sines, each float32 [context_length, rotary_width / 2]."""
-    width = config.rotary_width
-    exponents = torch.arange(0, width, 2, dtype=torch.float32, device=_TABLES) / width
-    frequencies = 1.0 / config.rotary_theta**exponents
-    angles = torch.arange(config.context_length, dtype=torch.float32, device=_TABLES)[:, None] * frequencies
-    return angles.cos(), angles.sin()
-
-
 def _position_embedding(config: GPTConfig) -> nn.Module | None:
     if config.position == "learned":
         return Embedding(config.context_length, config.hidden_size)
     if config.position == "sinusoidal":
         return SinusoidalEmbedding(config.context_length, config.hidden_size)
     return None
+
+
+def _projection(config: GPTConfig, in_size: int | None, out_size: int | None) -> Linear | None:
+    return None if in_size is None or out_size is None else Linear(in_size, out_size, bias=False)

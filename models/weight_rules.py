@@ -82,10 +82,19 @@ def canonical_shapes(config: GPTConfig) -> dict[str, Shape]:
     hidden, inner = config.hidden_size, config.intermediate_size
     query_width = config.num_heads * config.head_size
     kv_width = config.num_kv_heads * config.head_size
-    shapes: dict[str, Shape] = {"token_embedding.weight": (config.vocab_size, hidden)}
+    width = config.embedding_width
+    shapes: dict[str, Shape] = {"token_embedding.weight": (config.vocab_size, width)}
     if config.position == "learned":
         shapes["position_embedding.weight"] = (config.context_length, hidden)
     norm_has_bias = config.norm == "layernorm" and config.norm_bias
+    if config.embedding_size is not None:
+        shapes |= _matrix("input_projection", width, hidden, False)
+        shapes |= _matrix("output_projection", hidden, width, False)
+    if config.embedding_norm:
+        shapes |= _norm("embedding_norm", hidden, norm_has_bias)
+    norms = ["attention_norm"] + ["mlp_norm"] * config.mlp_norm
+    if config.norm_place == "both":
+        norms += ["attention_post_norm", "mlp_post_norm"]
     for layer in range(config.num_layers):
         block = f"blocks.{layer}"
         matrices = {
@@ -99,12 +108,16 @@ def canonical_shapes(config: GPTConfig) -> dict[str, Shape]:
         }
         for name, (rows, columns, has_bias) in matrices.items():
             shapes |= _matrix(f"{block}.{name}", rows, columns, has_bias)
-        for name in ("attention_norm", "mlp_norm"):
+        for name in norms:
             shapes |= _norm(f"{block}.{name}", hidden, norm_has_bias)
+        if config.query_key_norm is not None:
+            for name, heads in (("query_norm", config.num_heads), ("key_norm", config.num_kv_heads)):
+                leading = () if config.query_key_norm == "shared" else (heads,)
+                shapes |= _norm(f"{block}.attention.{name}", (*leading, config.head_size), config.query_key_norm_bias)
     if config.final_norm:
         shapes |= _norm("final_norm", hidden, norm_has_bias)
     if not config.tied_head:
-        shapes["head.weight"] = (hidden, config.vocab_size)
+        shapes["head.weight"] = (width, config.vocab_size)
     if config.head_bias:
         shapes["head.bias"] = (config.vocab_size,)
     return shapes
@@ -115,9 +128,9 @@ def _matrix(name: str, rows: int, columns: int, has_bias: bool) -> dict[str, Sha
     return shapes | ({f"{name}.bias": (columns,)} if has_bias else {})
 
 
-def _norm(name: str, width: int, has_bias: bool) -> dict[str, Shape]:
-    shapes: dict[str, Shape] = {f"{name}.weight": (width,)}
-    return shapes | ({f"{name}.bias": (width,)} if has_bias else {})
+def _norm(name: str, shape: Shape | int, has_bias: bool) -> dict[str, Shape]:
+    shape = (shape,) if isinstance(shape, int) else shape
+    return {f"{name}.weight": shape} | ({f"{name}.bias": shape} if has_bias else {})
 
 
 def read_weights(
