@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .cli_options import RecipesCommand, given_fields, json_option, recipe_options
+from .cli_options import RecipesCommand, given_fields, json_option, lora_option, recipe_options
 from .runtime.errors import ParityError
 from .runtime.memory import format_bytes
 from .terminal import HouseCommand, needs_extra, note, print_json, progress_on_stderr
@@ -25,8 +25,19 @@ from .terminal import HouseCommand, needs_extra, note, print_json, progress_on_s
 )
 @click.option("--dtype", default="float32", show_default=True, metavar="TYPE", help="Type of weights and cache.")
 @click.option("--revision", metavar="REVISION", help="Branch, tag or commit of a hub model.")
+@lora_option
+@click.option("--tokenizer", metavar="DIR_OR_FILE", help="A tokenizer, instead of the checkpoint's own.")
 @click.option("--force", is_flag=True, help="Replace the bundle at --out.")
-def export(source: str, out: str, operators: str, dtype: str, revision: str | None, force: bool) -> None:
+def export(
+    source: str,
+    out: str,
+    operators: str,
+    dtype: str,
+    revision: str | None,
+    lora: tuple[str, ...],
+    tokenizer: str | None,
+    force: bool,
+) -> None:
     """Make a bundle from a checkpoint, and prove it.
 
     SOURCE is a Hugging Face directory, a GGUF file, a hub id or a name that
@@ -36,12 +47,22 @@ def export(source: str, out: str, operators: str, dtype: str, revision: str | No
     \b
     onnxgpt export ./my-gpt2 --out my-bundle
     onnxgpt export smollm2-135m-instruct --out smol
+    onnxgpt export ./my-gpt2 --lora ./my-adapter=0.5 --out tuned
     """
     with progress_on_stderr() as progress, needs_extra("export"):
         from .export import export_bundle
+        from .models.lora import adapter_from_text
 
         bundle = export_bundle(
-            source, out, dtype=dtype, operators=operators, revision=revision, force=force, progress=progress
+            source,
+            out,
+            dtype=dtype,
+            operators=operators,
+            revision=revision,
+            lora=[adapter_from_text(text) for text in lora],
+            tokenizer=tokenizer,
+            force=force,
+            progress=progress,
         )
     from .inspecting import parity_line
 
@@ -121,8 +142,9 @@ def quantize(
 @click.argument("bundle")
 @click.option("--against", metavar="SOURCE", help="Prove parity with this checkpoint again (needs PyTorch).")
 @click.option("--revision", metavar="REVISION", help="Branch, tag or commit of a hub model.")
+@lora_option
 @json_option
-def verify(bundle: str, against: str | None, revision: str | None, as_json: bool) -> None:
+def verify(bundle: str, against: str | None, revision: str | None, lora: tuple[str, ...], as_json: bool) -> None:
     """Check that BUNDLE is what was written.
 
     Every file's size and SHA-256 are compared with the manifest's. With
@@ -138,6 +160,8 @@ def verify(bundle: str, against: str | None, revision: str | None, as_json: bool
 
     if revision is not None and against is None:
         raise click.UsageError("--revision has no effect without --against")
+    if lora and against is None:
+        raise click.UsageError("--lora has no effect without --against")
     opened = Bundle.open(find_bundle(bundle))
     if against is not None and opened.manifest.quantization is not None:
         raise click.UsageError(
@@ -150,8 +174,10 @@ def verify(bundle: str, against: str | None, revision: str | None, as_json: bool
         with progress_on_stderr() as progress, needs_extra("export"):
             from .export import prove_parity
             from .models.checkpoint import open_checkpoint
+            from .models.lora import adapter_from_text
 
-            report = prove_parity(opened, open_checkpoint(against, revision=revision), progress=progress)
+            adapters = [adapter_from_text(text) for text in lora]
+            report = prove_parity(opened, open_checkpoint(against, revision=revision, lora=adapters), progress=progress)
     files = opened.manifest.files
     parity = None if report is None else report.to_dict()
     if as_json:

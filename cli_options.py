@@ -55,6 +55,16 @@ def json_option(command: Decorated) -> Decorated:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(command)
 
 
+def lora_option(command: Decorated) -> Decorated:
+    """`--lora`: adapters to merge, in their order."""
+    return click.option(
+        "--lora",
+        multiple=True,
+        metavar="DIR[=SCALE]",
+        help="Merge an adapter in PEFT's layout, scaled if asked; may be repeated.",
+    )(command)
+
+
 def comparing_options(command: Decorated) -> Decorated:
     """`--plot`, `--tokens`, `--window`, `--stride`: how two models are compared on a text."""
     count: dict[str, Any] = {"type": click.IntRange(min=1), "metavar": "N"}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
+    from ..models.lora import LoraChoice
     from ..runtime.bundle import Bundle
     from .parity import ParityReport
 
@@ -21,6 +22,8 @@ def export_bundle(
     dtype: str = "float32",
     operators: str = "fused",
     revision: str | None = None,
+    lora: Sequence[LoraChoice] = (),
+    tokenizer: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: Callable[[str, float | None], None] | None = None,
 ) -> Bundle:
@@ -32,6 +35,8 @@ def export_bundle(
         dtype: of weights, cache and logits; float32.
         operators: `fused` for ONNX Runtime, fast; `standard` for any backend, nodes of the ONNX domain (opset 18) only.
         revision: a branch, tag or commit of a hub id.
+        lora: adapters in PEFT's layout to merge, in this order: directories, or pairs of a directory and a scale.
+        tokenizer: a directory that holds a tokenizer, or a `tokenizer.json`, instead of the checkpoint's own.
         force: replace an existing bundle.
         progress: called with what is being done and the fraction of it that is done, or None.
 
@@ -45,7 +50,15 @@ def export_bundle(
     from .pipeline import export_source
 
     return export_source(
-        source, out, dtype=dtype, operators=operators, revision=revision, force=force, progress=progress
+        source,
+        out,
+        dtype=dtype,
+        operators=operators,
+        revision=revision,
+        lora=lora,
+        tokenizer=tokenizer,
+        force=force,
+        progress=progress,
     )
 
 

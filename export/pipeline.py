@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from .._version import __version__
 from ..graphs.writing import write_model
 from ..models.checkpoint import Checkpoint, build_gpt, open_checkpoint
+from ..models.lora import LoraChoice
 from ..runtime.bundle import GRAPH_FILE, Bundle, refuse_existing, seal, staged_output
 from ..runtime.errors import OptionError, ParityError
 from ..runtime.manifest import GraphRecord, Manifest
@@ -31,6 +33,8 @@ def export_source(
     dtype: str,
     operators: str,
     revision: str | None,
+    lora: Sequence[LoraChoice],
+    tokenizer: str | os.PathLike[str] | None,
     force: bool,
     progress: Progress | None,
 ) -> Bundle:
@@ -39,9 +43,10 @@ def export_source(
     refuse_existing(out, force=force)
     _report(progress, f"opening {source}")
     text = source if isinstance(source, str) else Path(source)
-    return export_checkpoint(
-        open_checkpoint(text, revision=revision), out, operators=chosen, force=force, progress=progress
+    checkpoint = open_checkpoint(
+        text, revision=revision, lora=lora, tokenizer=None if tokenizer is None else Path(tokenizer)
     )
+    return export_checkpoint(checkpoint, out, operators=chosen, force=force, progress=progress)
 
 
 def export_checkpoint(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from .families import family_of
 from .gguf_file import open_gguf
 from .gpt import GPT
 from .hub import fetch_snapshot, is_hub_id
+from .lora import AdaptedTensors, Adapter, LoraChoice, open_adapters
+from .stored_matrix import StoredMatrix
 from .stored_tensors import open_weights
 from .tokenizer_files import read_json, to_json, tokenizer_files
-from .weight_rules import canonical_shapes, read_weights
+from .weight_rules import TensorSource, canonical_shapes, read_weights
 
 
 @dataclass(frozen=True)
@@ -32,35 +35,53 @@ class Checkpoint:
     weights: dict[str, torch.Tensor]  # float32, canonical names, matrices [in, out]; every key and shape checked
     files: dict[str, bytes]  # tokenizer.json, tokenizer_config.json, config.json, generation_config.json, …
     source: dict[str, Any]  # kind, location, revision, license, sha256 of each weight file
+    stored: dict[str, StoredMatrix] = field(default_factory=dict)  # a GGUF file's matrices, as they lie in it
 
 
-def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Checkpoint:
+@dataclass(frozen=True)
+class _Extras:
+    """What the caller adds to a checkpoint."""
+
+    adapters: tuple[Adapter, ...]
+    tokenizer: Path | None
+
+
+def open_checkpoint(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    lora: Sequence[LoraChoice] = (),
+    tokenizer: str | Path | None = None,
+) -> Checkpoint:
     """Open a Hugging Face directory, a GGUF file, a catalogue name or a hub id, in this order.
 
     Args:
         source: a path, a name of the catalogue, or `organisation/model`.
         revision: a branch, tag or commit; for a hub id only.
+        lora: adapters to merge, in this order: directories, or pairs of a directory and a scale.
+        tokenizer: a directory that holds a tokenizer, or a `tokenizer.json`, instead of the checkpoint's own.
 
     Raises:
         SourceNotFoundError: nothing of that name.
         CheckpointError: a config, tokenizer or weights that cannot be trusted, named.
         UnsupportedModelError: a family or a choice that is not implemented, named.
         DownloadError: the hub could not be reached or a file not be fetched.
-        OptionError: a revision for something that is not on a hub.
+        OptionError: a revision for something that is not on a hub, or adapters for something else than a directory.
     """
     path = Path(source)
     text = str(source)
     from_hub = not path.exists() and text not in CATALOG and is_hub_id(text)
     if revision is not None and not from_hub:
         raise OptionError(f"a revision ({revision!r}) is for a hub id (organisation/model), not for {text}")
+    extras = _Extras(tuple(open_adapters(lora)), None if tokenizer is None else Path(tokenizer))
     if path.exists():
-        return _open_path(path)
+        return _open_path(path, extras)
     if text in CATALOG:
-        return _open_catalogue_name(text)
+        return _open_catalogue_name(text, extras)
     if from_hub:
         snapshot = fetch_snapshot(text, revision)
         return _open_directory(
-            snapshot.directory, name=text.split("/")[1], kind="hub", location=text, revision=snapshot.commit
+            snapshot.directory, extras, name=text.split("/")[1], kind="hub", location=text, revision=snapshot.commit
         )
     raise SourceNotFoundError(
         f"no checkpoint {text!r}: expected a directory, a .gguf file, a hub id (organisation/model) or a name of the "
@@ -86,24 +107,25 @@ def build_gpt(checkpoint: Checkpoint) -> GPT:
     return model.eval().requires_grad_(False)
 
 
-def _open_path(path: Path) -> Checkpoint:
+def _open_path(path: Path, extras: _Extras) -> Checkpoint:
     if path.is_file():
-        return _open_gguf_file(path, name=path.stem, location=path.name, license=None)
+        return _open_gguf_file(path, extras, name=path.stem, location=path.name, license=None)
     name = path.resolve().name
-    return _open_directory(path, name=name, kind="directory", location=name, revision=None)
+    return _open_directory(path, extras, name=name, kind="directory", location=name, revision=None)
 
 
-def _open_catalogue_name(name: str) -> Checkpoint:
+def _open_catalogue_name(name: str, extras: _Extras) -> Checkpoint:
     entry = CATALOG[name]
     if entry.kind == "bundle":
         raise CheckpointError(f"{name} is a finished bundle, not a checkpoint: use it as it is (--model {name})")
     found = find(name)
     if found is None:
         raise SourceNotFoundError(f"{name} is not on this machine yet: fetch it with `onnxgpt pull {name}`")
-    return _open_gguf_file(found, name=name, location=name, license=entry.license)
+    return _open_gguf_file(found, extras, name=name, location=name, license=entry.license)
 
 
-def _open_gguf_file(path: Path, *, name: str, location: str, license: str | None) -> Checkpoint:
+def _open_gguf_file(path: Path, extras: _Extras, *, name: str, location: str, license: str | None) -> Checkpoint:
+    _refuse_adapters(path, extras)
     opened = open_gguf(path)
     source = {
         "kind": "gguf",
@@ -112,10 +134,30 @@ def _open_gguf_file(path: Path, *, name: str, location: str, license: str | None
         "license": license or opened.license,
         "sha256": {path.name: _sha256(path)},
     }
-    return Checkpoint(name, opened.config, opened.weights, opened.files, source)
+    return _retokenized(Checkpoint(name, opened.config, opened.weights, opened.files, source, opened.stored), extras)
 
 
-def _open_directory(path: Path, *, name: str, kind: str, location: str, revision: str | None) -> Checkpoint:
+def _refuse_adapters(path: Path, extras: _Extras) -> None:
+    if extras.adapters:
+        raise OptionError(
+            f"{path.name} has other names than the adapter {extras.adapters[0].origin}: merge adapters into the "
+            "Hugging Face directory that they were trained on"
+        )
+
+
+def _retokenized(checkpoint: Checkpoint, extras: _Extras) -> Checkpoint:
+    """The checkpoint with the tokenizer that the caller gave, if any."""
+    if extras.tokenizer is None:
+        return checkpoint
+    own = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    kept = {name: content for name, content in checkpoint.files.items() if name not in own}
+    given = tokenizer_files(extras.tokenizer, vocab_size=checkpoint.config.vocab_size)
+    return replace(checkpoint, files=kept | given)
+
+
+def _open_directory(
+    path: Path, extras: _Extras, *, name: str, kind: str, location: str, revision: str | None
+) -> Checkpoint:
     config_path = path / "config.json"
     if (path / "bundle.json").is_file():
         raise CheckpointError(f"{path} is a bundle already: expected a checkpoint to export")
@@ -127,8 +169,11 @@ def _open_directory(path: Path, *, name: str, kind: str, location: str, revision
     data = read_json(config_path)
     family = family_of(data, str(config_path))
     config = family.config_from(data, str(config_path))
-    tokenizer = tokenizer_files(path, vocab_size=config.vocab_size)
+    tokenizer = tokenizer_files(extras.tokenizer or path, vocab_size=config.vocab_size)
+    stored: TensorSource
     stored, weight_files = open_weights(path)
+    if extras.adapters:
+        stored = AdaptedTensors(stored, extras.adapters, family, config)
     weights = read_weights(
         stored,
         family.weight_rules(config),
@@ -138,13 +183,15 @@ def _open_directory(path: Path, *, name: str, kind: str, location: str, revision
         copies={family.head: family.embedding} if config.tied_head else None,
     )
     files = tokenizer | {"config.json": config_path.read_bytes(), "generation_config.json": _generation(path, data)}
-    source = {
+    source: dict[str, Any] = {
         "kind": kind,
         "location": location,
         "revision": revision,
         "license": _license_of(path),
         "sha256": {file.name: _sha256(file) for file in weight_files},
     }
+    if extras.adapters:
+        source["adapters"] = [adapter.to_dict() for adapter in extras.adapters]
     return Checkpoint(name, config, weights, files, source)
 
 

@@ -20,9 +20,19 @@ _CONVERTIBLE = (("vocab.json", "merges.txt"), ("tokenizer.model",), ("spiece.mod
 def tokenizer_files(directory: Path, *, vocab_size: int) -> dict[str, bytes]:
     """`tokenizer.json`, `tokenizer_config.json` and, when there is one, `chat_template.jinja`.
 
+    Args:
+        directory: where they are, in their present or an older form; or the path of a `tokenizer.json` alone.
+        vocab_size: rows of the embedding.
+
     Raises:
         CheckpointError: no tokenizer, one that cannot be read or converted, or ids beyond the embedding's rows.
     """
+    if directory.is_file():
+        content = directory.read_bytes()
+        check_tokenizer(content, vocab_size=vocab_size, origin=str(directory))
+        return {"tokenizer.json": content, "tokenizer_config.json": to_json({"tokenizer_class": GENERIC_CLASS})}
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory} is no tokenizer: expected a directory that holds one, or a tokenizer.json")
     settings = read_json(directory / "tokenizer_config.json")
     for name, token in read_json(directory / "special_tokens_map.json").items():
         if name in _SPECIAL_TOKENS and settings.get(name) is None:
@@ -103,7 +113,7 @@ def _convert(directory: Path) -> bytes:
     if not found:
         raise CheckpointError(
             f"{directory} has no tokenizer: expected tokenizer.json, or vocab.json and merges.txt, or tokenizer.model; "
-            "fetch the whole checkpoint"
+            "fetch the whole checkpoint, or give the tokenizer with --tokenizer DIR_OR_FILE"
         )
     from transformers import AutoTokenizer  # seconds to import, and needed here alone
 
