@@ -9,6 +9,8 @@ from ...graphs.editing import add_initializer, integers, producer
 
 NAME = "num_logits_to_keep"
 _END = 2**63 - 1
+_PRODUCTS = ("MatMul", "FusedMatMul", "Gemm")
+_BEHIND = ("Add", "Reshape", "Mul", "Tanh", "Div")  # the bias, the rows that Gemm wants, a soft cap
 
 
 def keep_last_logits(model: ir.Model) -> bool:
@@ -34,10 +36,10 @@ def keep_last_logits(model: ir.Model) -> bool:
 
 def _head_input(graph: ir.Graph) -> ir.Value | None:
     """The hidden states that the head multiplies; nothing but the head reads them."""
-    logits = next((value for value in graph.outputs if value.name == "logits"), None)
-    node = producer(logits, "Add", "Reshape", "MatMul", "FusedMatMul", "Gemm")
-    while node is not None and node.op_type in ("Add", "Reshape"):  # the bias, and the rows that Gemm wants
-        node = producer(node.inputs[0], "Add", "Reshape", "MatMul", "FusedMatMul", "Gemm")
+    value = next((value for value in graph.outputs if value.name == "logits"), None)
+    node = producer(value, *_BEHIND, *_PRODUCTS)
+    while node is not None and node.op_type in _BEHIND:
+        node = producer(node.inputs[0], *_BEHIND, *_PRODUCTS)
     if node is None:
         return None
     rows = producer(node.inputs[0], "Reshape") if node.op_type == "Gemm" else None

@@ -13,7 +13,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from onnxgpt.models.checkpoint import Checkpoint
-from onnxgpt.models.config import GPTConfig
+from onnxgpt.models.config import GPTConfig, RotaryScaling
 from onnxgpt.models.gpt import GPT
 from onnxgpt.runtime.bundle import Bundle
 
@@ -62,6 +62,31 @@ CONFIGS: dict[str, dict[str, Any]] = {
     | {"position": "sinusoidal", "activation": "relu", "norm_place": "after", "final_norm": False, "head_size": 8},
     "rms norms after, one key head": LLAMA_LIKE
     | {"norm_place": "after", "num_kv_heads": 1, "gated_mlp": False, "activation": "quick_gelu", "mlp_bias": True},
+    "windows, scale by layer": GPT2_LIKE
+    | {"windows": (7, 0), "attention_scale": 1.0, "attention_scale_by_layer": True, "tied_head": False},
+    "windows, soft caps, norms on both sides, local rotary": LLAMA_LIKE
+    | {
+        "windows": (5, 0),
+        "norm_place": "both",
+        "attention_softcap": 3.0,
+        "logit_softcap": 4.0,
+        "embedding_scale": 5.5,
+        "query_key_norm": "shared",
+        "local_rotary_theta": 500.0,
+        "rotary_scaling": RotaryScaling(kind="linear", factor=4.0),
+        "activation": "gelu_tanh",
+    },
+    "alibi, norm on the embedding": GPT2_LIKE
+    | {"position": "alibi", "embedding_norm": True, "num_heads": 6, "num_kv_heads": 6, "residual_from_norm": True},
+    "alibi without fused attention": GPT2_LIKE | {"position": "alibi", "head_size": 10},
+    "parallel": GPT2_LIKE | {"position": "rotary", "rotary_size": 6, "residual": "parallel"},
+    "parallel, one norm, norms of each head": LLAMA_LIKE
+    | {"norm": "layernorm", "residual": "parallel_shared_norm", "query_key_norm": "per_head", "norm_bias": False},
+    "projections around the blocks": GPT2_LIKE
+    | {"embedding_size": 20, "query_key_norm": "shared", "query_key_norm_bias": True},
+    "yarn": LLAMA_LIKE
+    | {"rotary_scaling": RotaryScaling(kind="yarn", factor=8.0, original_context=12, attention_factor=1.2)},
+    "windows without fused attention": LLAMA_LIKE | {"windows": (0, 6), "head_size": 10, "attention_softcap": 2.0},
 }
 
 

@@ -29,8 +29,27 @@ ATTENTION = {
     "no fused attention": ({"Softmax", "ScatterElements"}, {"GroupQueryAttention", "RotaryEmbedding"}),
     "sinusoidal, relu, norms after": ({"GroupQueryAttention"}, {"RotaryEmbedding", "Softmax"}),
     "rms norms after, one key head": ({"GroupQueryAttention"}, {"RotaryEmbedding", "Softmax"}),
+    "windows, scale by layer": ({"GroupQueryAttention"}, {"RotaryEmbedding", "Softmax"}),
+    "windows, soft caps, norms on both sides, local rotary": (
+        {"GroupQueryAttention", "SimplifiedLayerNormalization"},
+        {"RotaryEmbedding", "Softmax", "ReduceMean"},
+    ),
+    "alibi, norm on the embedding": ({"GroupQueryAttention"}, {"RotaryEmbedding", "Softmax"}),
+    "alibi without fused attention": ({"Softmax"}, {"GroupQueryAttention"}),
+    "parallel": ({"GroupQueryAttention", "RotaryEmbedding"}, {"Softmax"}),
+    "parallel, one norm, norms of each head": ({"GroupQueryAttention"}, {"RotaryEmbedding", "Softmax"}),
+    "projections around the blocks": ({"GroupQueryAttention"}, {"RotaryEmbedding", "Softmax"}),
+    "yarn": ({"GroupQueryAttention"}, {"RotaryEmbedding", "Softmax"}),
+    "windows without fused attention": ({"Softmax"}, {"GroupQueryAttention"}),
 }
-STANDARD = ("gpt2", "llama", "no fused attention", "rms norms after, one key head")
+STANDARD = (
+    "gpt2",
+    "llama",
+    "no fused attention",
+    "rms norms after, one key head",
+    "windows, soft caps, norms on both sides, local rotary",
+    "alibi, norm on the embedding",
+)
 
 
 def graph_of(bundle: Bundle) -> onnx.ModelProto:
@@ -47,6 +66,7 @@ def test_a_fused_bundle_is_the_model(exported: Exported, name: str) -> None:
     there, absent = ATTENTION[name]
     assert there <= set(operators_of(bundle))
     assert not absent & set(operators_of(bundle))
+    assert "num_logits_to_keep" in bundle.manifest.graph.inputs
     assert bundle.manifest.graph.shares_cache_buffer == ("GroupQueryAttention" in there)
     assert_same_logits(gpt, bundle)
 
