@@ -12,7 +12,7 @@ import click
 
 from ._version import __version__
 from .cli_generation import GenerationCommand, batch_options, generation_options, given_options
-from .cli_making import export, models, pull, quantize, verify
+from .cli_making import export, import_bundle, models, pull, quantize, verify
 from .cli_options import (
     comparing_options,
     json_option,
@@ -420,6 +420,7 @@ def _score_against(model: str, against: str, file: str | None, plot: str | None,
 
 
 onnxgpt.add_command(export)
+onnxgpt.add_command(import_bundle)
 onnxgpt.add_command(quantize)
 onnxgpt.add_command(verify)
 
@@ -432,7 +433,7 @@ def info(bundle: str, provider: str, as_json: bool) -> None:
     """Tell what BUNDLE is and what it needs.
 
     Architecture, sizes, proof of parity or quality, memory, and where its
-    nodes run.
+    nodes run. Also of a directory that another exporter wrote.
 
     \b
     onnxgpt info my-bundle
@@ -440,9 +441,9 @@ def info(bundle: str, provider: str, as_json: bool) -> None:
     """
     from .inspecting import describe, description_rows
     from .loading import find_bundle
-    from .runtime.bundle import Bundle
+    from .runtime.foreign import open_any
 
-    description = describe(Bundle.open(find_bundle(bundle)), provider)
+    description = describe(open_any(find_bundle(bundle)), provider)
     if as_json:
         print_json(description)
     else:

@@ -172,10 +172,10 @@ def _named_model(arguments: list[str]) -> str:
 
 def _bundle_defaults(model: str) -> dict[str, str]:
     """What applies to a bundle where an option is not given, as help shows it; nothing for what is not there."""
-    from .runtime.bundle import Bundle  # here, since only help needs it
+    from .runtime.foreign import open_any  # here, since only help needs it
 
     try:
-        told = Bundle.open(find_bundle(model)).read_json("generation_config.json")
+        told = open_any(find_bundle(model)).read_json("generation_config.json")
         config = GenerationConfig.resolve(told, {})
     except OnnxGptError:
         config = GenerationConfig()

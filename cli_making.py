@@ -70,6 +70,33 @@ def export(
     click.echo(out)
 
 
+@click.command("import", cls=HouseCommand)
+@click.argument("directory")
+@click.option("--out", required=True, metavar="BUNDLE", help="The bundle to make; must not exist.")
+@click.option("--force", is_flag=True, help="Replace the bundle at --out.")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads; otherwise ONNX Runtime chooses.")
+def import_bundle(directory: str, out: str, force: bool, threads: int | None) -> None:
+    """Make a bundle of what another exporter wrote.
+
+    DIRECTORY comes from optimum or onnxruntime-genai's builder, or is laid
+    out for transformers.js; or it is one of several graphs there. It runs
+    as it is: a bundle has a manifest and hashes besides. The graph stays
+    the same.
+
+    \b
+    onnxgpt import ./optimum-export --out my-bundle
+    onnxgpt import ./SmolLM2/onnx/model_q4.onnx --out smol-q4
+    """
+    with progress_on_stderr() as progress:
+        from .runtime.foreign import import_directory
+
+        bundle = import_directory(directory, out, force=force, threads=threads, progress=progress)
+    graph = bundle.manifest.graph
+    pieces = "in chunks" if graph.chunked_prefill else "in one piece"
+    note(f"{bundle.manifest.name}: {graph.file}, laid out by {bundle.manifest.source['kind']}; reads prompts {pieces}")
+    click.echo(out)
+
+
 @click.command(cls=RecipesCommand)
 @click.argument("bundle")
 @click.option("--out", required=True, metavar="DIR", help="The bundle to make; must not exist.")

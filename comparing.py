@@ -13,6 +13,7 @@ from .quantize.quality import QualityReport, compare_readers, measure_quality, s
 from .quantize.readers import BundleReader
 from .quantize.text_files import EvaluationText
 from .runtime.bundle import TOKENIZER_FILE, Bundle
+from .runtime.foreign import holds_graphs, open_any
 from .runtime.manifest import MANIFEST_NAME
 
 Progress = Callable[[str, float | None], None]
@@ -60,20 +61,26 @@ def compare(
         OnnxGptError: as `Bundle.open`, `measure_quality` and, for a checkpoint, `models.checkpoint.open_checkpoint`.
         ModuleNotFoundError: `against` is a checkpoint and PyTorch is not installed.
     """
-    candidate = Bundle.open(find_bundle(model))
+    candidate = open_any(find_bundle(model))
     sizes: dict[str, Any] = {"window": window, "stride": stride, "tokens": tokens, "progress": progress}
     if _is_bundle(against):
-        reference = Bundle.open(find_bundle(against))
+        reference = open_any(find_bundle(against))
         return measure_quality(candidate, reference, text, provider=provider, threads=threads, **sizes)
     return _compare_with_torch(candidate, against, text, provider, threads, sizes)
 
 
 def _is_bundle(source: str) -> bool:
-    if Path(source).exists():
-        return (Path(source) / MANIFEST_NAME).is_file()
+    path = Path(source)
+    if path.exists():
+        return (path / MANIFEST_NAME).is_file() or (holds_graphs(path) and not _holds_weights(path))
     from .models.catalog import CATALOG
 
     return source in CATALOG and CATALOG[source].kind == "bundle"
+
+
+def _holds_weights(path: Path) -> bool:
+    """Whether a directory is a checkpoint of PyTorch's, whatever else lies there."""
+    return path.is_dir() and any(file.suffix in (".safetensors", ".bin", ".pt", ".pth") for file in path.iterdir())
 
 
 def _compare_with_torch(

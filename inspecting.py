@@ -8,10 +8,10 @@ from typing import Any
 
 from .runtime.bundle import Bundle
 from .runtime.errors import BundleError
-from .runtime.manifest import Manifest
+from .runtime.manifest import IMPORTED, Manifest
 from .runtime.memory import format_bytes
 
-_BYTES_OF_DTYPE = {"float32": 4, "float16": 2, "int8": 1}
+_BYTES_OF_DTYPE = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1}
 
 
 def describe(bundle: Bundle, provider: str = "auto") -> dict[str, Any]:
@@ -23,6 +23,7 @@ def describe(bundle: Bundle, provider: str = "auto") -> dict[str, Any]:
         BundleError: the graph cannot be loaded.
         ProviderError: the provider is not there.
     """
+    bundle = _with_facts(bundle, provider)
     manifest = bundle.manifest
     per_token = cache_bytes_per_token(manifest.architecture, cache_dtype(manifest))
     return {
@@ -32,6 +33,7 @@ def describe(bundle: Bundle, provider: str = "auto") -> dict[str, Any]:
         "created_by": manifest.created_by,
         "architecture": manifest.architecture,
         "graph": {
+            "file": manifest.graph.file,
             "dtype": manifest.graph.dtype,
             "operators": manifest.graph.operators,
             "target": manifest.graph.target,
@@ -48,6 +50,16 @@ def describe(bundle: Bundle, provider: str = "auto") -> dict[str, Any]:
         "generation_defaults": bundle.read_json("generation_config.json"),
         "nodes": node_places(bundle, provider),
     }
+
+
+def _with_facts(bundle: Bundle, provider: str) -> Bundle:
+    """A bundle whose manifest tells layers and heads: of another exporter's directory its graph tells them."""
+    if bundle.manifest.graph.inputs:
+        return bundle
+    from .runtime.foreign import with_graph_facts
+    from .runtime.session import Session
+
+    return with_graph_facts(bundle, Session.open_bundle(bundle, provider=provider))
 
 
 def cache_dtype(manifest: Manifest) -> str:
@@ -87,19 +99,21 @@ def description_rows(description: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and values for people."""
     architecture, graph, sizes = description["architecture"], description["graph"], description["bytes"]
     source, nodes = description["source"], description["nodes"]
-    heads, kv_heads = architecture["num_heads"], architecture["num_kv_heads"]
+    kv_heads = architecture["num_kv_heads"]
+    heads = architecture.get("num_heads", kv_heads)  # of what others exported, not all is known
     grouped = f" ({kv_heads} for keys and values)" if kv_heads != heads else ""
+    width = f", width {architecture['hidden_size']}" if "hidden_size" in architecture else ""
     context = architecture["context_length"]
     return [
         ("name", description["name"]),
         ("directory", description["directory"]),
         ("source", ", ".join(str(source[key]) for key in ("location", "revision", "license") if source.get(key))),
-        ("family", architecture["family"]),
-        ("layers", f"{architecture['num_layers']}, width {architecture['hidden_size']}"),
+        ("family", architecture.get("family", "")),
+        ("layers", f"{architecture['num_layers']}{width}"),
         ("heads", f"{heads} of {architecture['head_size']}{grouped}"),
         ("vocabulary", f"{architecture['vocab_size']:,} tokens"),
         ("context", f"{context:,} tokens"),
-        ("graph", f"{graph['dtype']}, {graph['operators']} operators, made for {graph['target']}"),
+        ("graph", graph_line(graph, source)),
         ("quantization", recipe_line(description["quantization"])),
         ("weights", f"{format_bytes(sizes['weights'])} of {format_bytes(sizes['files'])} in all files"),
         (
@@ -111,6 +125,13 @@ def description_rows(description: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("quality", quality_line(description["quality"])),
         ("nodes", ", ".join(f"{count} on {name}" for name, count in nodes.items())),
     ]
+
+
+def graph_line(graph: Mapping[str, Any], source: Mapping[str, Any]) -> str:
+    """What the graph is made of, or whose layout it was found in."""
+    if graph["operators"] == IMPORTED:
+        return f"{graph['file']}, {graph['dtype']} cache, as laid out by {source['kind']}, run on {graph['target']}"
+    return f"{graph['dtype']}, {graph['operators']} operators, made for {graph['target']}"
 
 
 def parity_line(parity: Mapping[str, Any] | None) -> str:

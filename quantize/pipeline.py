@@ -87,6 +87,11 @@ def refuse_unfit(bundle: Bundle, recipe: QuantRecipe[Any]) -> None:
             f"{bundle.directory} is quantized already ({manifest.quantization.get('name')}): "
             "quantize its full-precision bundle instead"
         )
+    if manifest.graph.foreign:
+        raise QuantizationError(
+            f"{bundle.directory} was exported by others ({manifest.source.get('kind')}), and their graphs are run as "
+            "they are: make a bundle of the model's checkpoint with onnxgpt export SOURCE --out DIR, and quantize that"
+        )
     if manifest.graph.operators != recipe.operators:
         location = manifest.source.get("location") or "SOURCE"
         raise QuantizationError(

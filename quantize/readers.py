@@ -81,7 +81,9 @@ class BundleReader:
         return tokens
 
     def residuals(self, windows: Sequence[TokenIds]) -> list[NDArray[np.float32]]:
-        """See `Reader`. Loads the graph anew, with these values as outputs."""
+        """See `Reader`. Loads the graph anew, with these values as outputs; of graphs of others they are not known."""
+        if self.bundle.manifest.graph.foreign:
+            return []
         target = self.bundle.manifest.graph.target
         session, names = residual_session(
             self.bundle.graph_path, provider=self._provider, target=target, threads=self._threads
@@ -106,15 +108,7 @@ class BundleReader:
 
     def _open(self) -> Session:
         if self._session is None:
-            graph = self.bundle.manifest.graph
-            self._session = Session.open(
-                self.bundle.graph_path,
-                provider=self._provider,
-                target=graph.target,
-                threads=self._threads,
-                shares_cache_buffer=graph.shares_cache_buffer,
-                context_length=self.context_length,
-            )
+            self._session = Session.open_bundle(self.bundle, provider=self._provider, threads=self._threads)
         return self._session
 
 

@@ -29,10 +29,10 @@ class SegmentedReader:
 
     @staticmethod
     def reads(bundle: Bundle, provider: str) -> bool:
-        """Whether a bundle can be read so: on the CPU, in float32, with nothing quantized."""
+        """Whether a bundle can be read so: on the CPU, in float32, with nothing quantized, exported here."""
         graph = bundle.manifest.graph
         on_cpu = provider == "cpu" or (provider == "auto" and graph.target == "cpu")
-        return on_cpu and graph.dtype == "float32" and bundle.manifest.quantization is None
+        return on_cpu and graph.dtype == "float32" and bundle.manifest.quantization is None and not graph.foreign
 
     def logits(self, windows: Sequence[TokenIds]) -> Iterator[Iterator[Logits]]:
         """See `Reader`. Nearly all of the work is done before the first window's logits come."""

@@ -7,9 +7,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Bundle:
 
     directory: Path
     manifest: Manifest
+    told: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # JSON files that it lacks (see runtime.foreign)
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> Bundle:
@@ -45,7 +46,8 @@ class Bundle:
             )
         if not (root / MANIFEST_NAME).is_file():
             raise BundleNotFoundError(
-                f"{root} has no {MANIFEST_NAME}: it is no bundle; make one with `onnxgpt export SOURCE --out DIR`"
+                f"{root} has no {MANIFEST_NAME}: it is no bundle; make one with `onnxgpt export SOURCE --out DIR`, "
+                "or of what another exporter wrote with `onnxgpt import DIR --out BUNDLE`"
             )
         bundle = cls(root, read_manifest(root))
         bundle._check_sizes()
@@ -97,7 +99,7 @@ class Bundle:
         """Bytes of the graph and its weights."""
         files = self.manifest.files
         stem = self.manifest.graph.file
-        return sum(record.size for name, record in files.items() if name == stem or name.startswith(f"{stem}."))
+        return sum(record.size for name, record in files.items() if name == stem or name.startswith(_data_names(stem)))
 
     def read_json(self, name: str) -> dict[str, Any]:
         """The content of a JSON file of the bundle, `{}` when it has none of that name.
@@ -106,6 +108,8 @@ class Bundle:
             BundleError: the file is no JSON object.
         """
         path = self.directory / name
+        if name in self.told:
+            return dict(self.told[name])
         if name not in self.manifest.files:
             return {}
         try:
@@ -115,6 +119,11 @@ class Bundle:
         if not isinstance(data, dict):
             raise BundleError(f"{path} holds {type(data).__name__}: expected a JSON object")
         return data
+
+
+def _data_names(graph: str) -> tuple[str, ...]:
+    """What the names of a graph's weights begin with: ours and onnxruntime-genai's, optimum's."""
+    return f"{graph}.", f"{graph}_data"
 
 
 def file_sha256(path: Path) -> str:

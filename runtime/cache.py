@@ -1,8 +1,9 @@
 """KVCache: the keys and values of one sequence or batch so far, in buffers that grow under a memory budget.
 
-Two layouts, decided by the graph. `KVCache` is for graphs whose past and present may be one buffer: a step writes
+Decided by the graph: `KVCache` is for graphs whose past and present may be one buffer: a step writes
 its keys and values in place and copies nothing. `SeparateKVCache` is for graphs that give a longer present for a
-past: the present of one step is the past of the next.
+past: the present of one step is the past of the next. `RowsKVCache` is for such graphs that others exported, whose
+rows are computed one by one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .cache_rows import RowsKVCache
 from .kinship import Kinship
 from .memory import MemoryBudget
 
@@ -359,7 +361,7 @@ class SeparateKVCache:
         self.close()
 
 
-AnyCache = KVCache | SeparateKVCache
+AnyCache = KVCache | SeparateKVCache | RowsKVCache
 
 
 def _allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -77,6 +77,7 @@ class Batch:
         self._context_length = context_length
         self._is_greedy = config.is_greedy
         self._ids: NDArray[np.int64] = np.zeros((cache.batch, 1), np.int64)  # what is read in the next step
+        self._pairs_rows = cache.batch > 1 and session.steps_rows_together
         self._likelihood = Likelihood()
         self._prompt: tuple[int, Logits, Readings] | None = None  # the last one that was read, if more rows want it
         cache.clear()
@@ -127,7 +128,7 @@ class Batch:
     def _last_tokens(self) -> NDArray[np.int64]:
         for place, row in enumerate(self.rows):
             self._ids[place, 0] = row.last_token
-        if len(self._ids) > 1 and len(self.rows) % 2:
+        if self._pairs_rows and len(self.rows) % 2:
             self._add_companion()
         return self._ids[: self._cache.batch]
 

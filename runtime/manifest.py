@@ -12,6 +12,7 @@ from .errors import BundleError
 FORMAT = "onnxgpt-bundle"
 FORMAT_VERSION = 1
 MANIFEST_NAME = "bundle.json"
+IMPORTED = "imported"  # operators of a graph that somebody else exported: whatever they are
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,12 @@ class GraphRecord:
 
     file: str = "model.onnx"
     dtype: str = "float32"  # of weights, cache and logits
-    operators: str = "fused"  # or "standard": nodes of the ONNX domain alone
+    operators: str = "fused"  # or "standard": nodes of the ONNX domain alone; or IMPORTED
     target: str = "cpu"
     # True: past and present may be one buffer, longer than the sequence so far. False: present = past + new.
     shares_cache_buffer: bool = True
     chunked_prefill: bool = True  # several new tokens on top of a past are allowed (batch 1)
+    foreign: bool = False  # exported by somebody else: masks are exact, rows stepped alone unless buffers are shared
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
 

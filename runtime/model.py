@@ -16,6 +16,7 @@ from .bundle import Bundle
 from .cache import AnyCache
 from .config import GenerationConfig
 from .errors import BundleError, MemoryLimitError, OptionError, PromptError
+from .foreign import open_any
 from .generation import Batch, generate_rows
 from .memory import MemoryBudget, format_bytes, parse_bytes
 from .reading import PREFILL_CHUNK, Reader
@@ -58,10 +59,10 @@ class Model:
         threads: int | None = None,
         memory_limit: int | str | None = None,
     ) -> Model:
-        """Load the bundle in a directory.
+        """Load the bundle in a directory, or what another exporter wrote there (see `runtime.foreign`).
 
         Args:
-            path: the bundle.
+            path: the bundle; of another exporter's directory also the graph itself, where it holds several.
             provider: `cpu`, `cuda`, `dml`, or `auto` for the one that the bundle was exported for.
             threads: threads inside an operator; None lets ONNX Runtime choose.
             memory_limit: most bytes for weights and caches together (or text such as "500MB"); None: no limit.
@@ -71,20 +72,11 @@ class Model:
             ProviderError: the provider is not there.
             MemoryLimitError: the weights alone are over the limit; nothing was loaded.
         """
-        bundle = Bundle.open(path)
+        bundle = open_any(path)
         budget = MemoryBudget(None if memory_limit is None else parse_bytes(memory_limit))
         budget.reserve(bundle.weight_bytes, f"loading the weights of {bundle.manifest.name}")
         tokenizer = Tokenizer(bundle.tokenizer_path)
-        graph = bundle.manifest.graph
-        session = Session.open(
-            bundle.graph_path,
-            provider=provider,
-            target=graph.target,
-            threads=threads,
-            shares_cache_buffer=graph.shares_cache_buffer,
-            budget=budget,
-            context_length=bundle.manifest.context_length,
-        )
+        session = Session.open_bundle(bundle, provider=provider, threads=threads, budget=budget)
         return cls(bundle, session, tokenizer)
 
     def generate(
@@ -195,7 +187,7 @@ class Model:
     ) -> Generator[Token, None, None]:
         pipeline = request.pipeline()
         held = min(size, len(rows))
-        places = 1 if size == 1 or drafting is not None else held + held % 2  # see Batch
+        places = 1 if size == 1 or drafting is not None else held + held % 2  # see Batch._add_companion
         make: Callable[..., Batch] = Batch
         with ExitStack() as stack:
             cache = stack.enter_context(closing(self._new_cache(request, places)))

@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .cache import UNLIMITED, AnyCache, CacheLayout, KVCache, SeparateKVCache
+from .bundle import Bundle
+from .cache import UNLIMITED, AnyCache, KVCache, SeparateKVCache
+from .cache_rows import RowsKVCache
 from .errors import BundleError, ProviderError
+from .graph_spec import GraphSpec, read_spec
 from .memory import MemoryBudget
 from .providers import choose_provider
 
 _logger = logging.getLogger("onnxgpt")
 _TELEMETRY_SWITCH = "ORT_DISABLE_TELEMETRY"
 _WEIGHTS_DIRECTORY_KEY = "session.model_external_initializers_file_folder_path"
-_FLOAT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-_CACHE_TYPES = {
-    **_FLOAT_TYPES,
-    "tensor(int8)": np.int8,
-    "tensor(uint8)": np.uint8,
-}  # whole numbers: scales in the graph
-_PAST_NAME = re.compile(r"past_key_values\.(\d+)\.(key|value)")
 
 
 def import_onnxruntime() -> Any:
@@ -56,18 +50,6 @@ def import_onnxruntime() -> Any:
 ort = import_onnxruntime()
 
 
-@dataclass(frozen=True)
-class GraphSpec:
-    """What a graph's own inputs and outputs say."""
-
-    layout: CacheLayout
-    past_names: tuple[str, ...]  # key and value by turns, layer by layer
-    present_names: tuple[str, ...]
-    vocab_size: int
-    has_logits_to_keep: bool
-    logits_dtype: np.dtype[Any]  # the cache's own may be smaller
-
-
 class Session:
     """A graph ready to run. One session serves many threads; what belongs to a sequence lives in its cache."""
 
@@ -80,6 +62,7 @@ class Session:
         provider: str,
         budget: MemoryBudget,
         context_length: int = UNLIMITED,
+        foreign: bool = False,
     ):
         self._session = session
         self.spec = spec
@@ -87,6 +70,46 @@ class Session:
         self.provider = provider
         self.budget = budget
         self.context_length = context_length
+        self._foreign = foreign
+        self._lane: type[_Lane] = _ExactLane if foreign else _Lane
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The graph's inputs."""
+        return tuple(item.name for item in self._session.get_inputs())
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The graph's outputs."""
+        return tuple(item.name for item in self._session.get_outputs())
+
+    @property
+    def steps_rows_together(self) -> bool:
+        """Whether rows of unequal length are computed at once. Otherwise one by one, and a batch saves no time."""
+        return self.shares_cache_buffer or not self._foreign
+
+    @classmethod
+    def open_bundle(
+        cls,
+        bundle: Bundle,
+        *,
+        provider: str = "auto",
+        threads: int | None = None,
+        budget: MemoryBudget | None = None,
+    ) -> Session:
+        """Load the graph of a bundle, by what its manifest says. Args and errors as `open`."""
+        graph = bundle.manifest.graph
+        return cls.open(
+            bundle.graph_path,
+            provider=provider,
+            target=graph.target,
+            threads=threads,
+            shares_cache_buffer=graph.shares_cache_buffer,
+            budget=budget,
+            context_length=bundle.manifest.context_length,
+            foreign=graph.foreign,
+            architecture=bundle.manifest.architecture,
+        )
 
     @classmethod
     def open(
@@ -100,6 +123,8 @@ class Session:
         shares_cache_buffer: bool = True,
         budget: MemoryBudget | None = None,
         context_length: int = UNLIMITED,
+        foreign: bool = False,
+        architecture: Mapping[str, Any] | None = None,
     ) -> Session:
         """Load a graph from a file or from memory.
 
@@ -112,6 +137,9 @@ class Session:
             shares_cache_buffer: past and present may be one buffer.
             budget: counts the caches' bytes; None: no limit.
             context_length: the most tokens of a sequence: no cache has room for more.
+            foreign: somebody else exported it (see `runtime.foreign`): masks are as long as the rows, and rows are
+                computed one by one unless past and present are one buffer.
+            architecture: see `read_spec`.
 
         Raises:
             ProviderError: the provider is not there.
@@ -127,11 +155,12 @@ class Session:
             raise BundleError(f"{where} can't be loaded ({_one_line(error)}): export the model again") from error
         return cls(
             session,
-            read_spec(session),
+            read_spec(session, architecture),
             shares_cache_buffer=shares_cache_buffer,
             provider=chosen.name,
             budget=budget or MemoryBudget(),
             context_length=context_length,
+            foreign=foreign,
         )
 
     def new_cache(self, batch: int = 1, capacity: int = 64, limit: int = UNLIMITED) -> AnyCache:
@@ -143,6 +172,8 @@ class Session:
         limit = min(limit, self.context_length)
         if self.shares_cache_buffer:
             return KVCache(self.spec.layout, batch, min(capacity, limit), limit, self.budget)
+        if self._foreign:
+            return RowsKVCache(self.spec.layout, batch, limit, self.budget)
         return SeparateKVCache(self.spec.layout, batch, limit, self.budget)
 
     def step(self, ids: NDArray[np.int64], cache: AnyCache, keep: int = 1) -> NDArray[Any]:
@@ -166,6 +197,8 @@ class Session:
         cache.ensure(total)
         if isinstance(cache, SeparateKVCache):
             logits = self._run_separate(ids, cache, keep, total)
+        elif isinstance(cache, RowsKVCache):
+            logits = self._run_rows(ids, cache, keep)
         else:
             one = sequence == 1
             logits = self._run_lane(ids, cache) if one else self._run_shared(ids, cache, keep, total)
@@ -183,11 +216,11 @@ class Session:
         pasts = (np.zeros((1, heads, 0, size), layout.dtype) for heads, size in layout.layers for _ in range(2))
         feeds: dict[str, NDArray[Any]] = dict(zip(self.spec.past_names, pasts, strict=True))
         feeds["input_ids"] = ids
-        feeds["attention_mask"] = np.ones_like(ids)
+        feeds |= self._told(np.ones_like(ids), np.zeros(1, np.int64), ids.shape[1])
         return dict(zip(names, self._session.run(list(names), feeds), strict=True))
 
     def _run_lane(self, ids: NDArray[np.int64], cache: KVCache) -> NDArray[Any]:
-        lane: _Lane = cache.lane or _Lane(self._session, self.spec, cache)
+        lane: _Lane = cache.lane or self._lane(self._session, self.spec, cache)
         cache.lane = lane
         return lane.run(ids, cache.lengths)
 
@@ -198,25 +231,56 @@ class Session:
         logits = np.empty((cache.batch, kept, self.spec.vocab_size), self.spec.logits_dtype)
         held += [
             _bind_input(binding, "input_ids", np.ascontiguousarray(ids)),
-            _bind_input(binding, "attention_mask", _mask(cache.lengths + ids.shape[1], total)),
             _bind_output(binding, "logits", logits),
         ]
+        told = self._told(_mask(cache.lengths + ids.shape[1], total), cache.lengths, ids.shape[1])
         if self.spec.has_logits_to_keep:
-            held.append(_bind_input(binding, "num_logits_to_keep", np.array([kept], np.int64)))
+            told[self.spec.keep_name] = np.full(self.spec.keep_shape, kept, np.int64)
+        held += [_bind_input(binding, name, value) for name, value in told.items()]
         self._session.run_with_iobinding(binding)
         return logits
 
     def _run_separate(self, ids: NDArray[np.int64], cache: SeparateKVCache, keep: int, total: int) -> NDArray[Any]:
         feeds: dict[str, NDArray[Any]] = dict(zip(self.spec.past_names, cache.values, strict=True))
         feeds["input_ids"] = np.ascontiguousarray(ids)
-        feeds["attention_mask"] = _mask(cache.lengths + ids.shape[1], total)
+        feeds |= self._told(_mask(cache.lengths + ids.shape[1], total), cache.lengths, ids.shape[1])
         if self.spec.has_logits_to_keep:
-            feeds["num_logits_to_keep"] = np.array([keep], np.int64)
+            feeds[self.spec.keep_name] = np.full(self.spec.keep_shape, keep, np.int64)
         values = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in feeds.items()}
         results = self._session.run_with_ort_values(["logits", *self.spec.present_names], values)
         cache.advance(ids.shape[1], [result.numpy() for result in results[1:]])
         logits: NDArray[Any] = results[0].numpy()
         return logits
+
+    def _run_rows(self, ids: NDArray[np.int64], cache: RowsKVCache, keep: int) -> NDArray[Any]:
+        """Row by row, each as if it were alone."""
+        logits = [self._run_row(ids[row : row + 1], cache, row, keep) for row in range(cache.batch)]
+        return logits[0] if len(logits) == 1 else np.concatenate(logits)
+
+    def _run_row(self, ids: NDArray[np.int64], cache: RowsKVCache, row: int, keep: int) -> NDArray[Any]:
+        sequence, length = ids.shape[1], cache.lengths[row : row + 1]
+        pasts = cache.pasts(row) or [ort.OrtValue.ortvalue_from_numpy(past) for past in cache.empty_pasts()]
+        if cache.held(row) != length[0]:
+            pasts = [_cut(past, int(length[0])) for past in pasts]
+        feeds = {"input_ids": np.ascontiguousarray(ids)}
+        feeds |= self._told(np.ones((1, int(length[0]) + sequence), np.int64), length, sequence)
+        if self.spec.has_logits_to_keep:
+            feeds[self.spec.keep_name] = np.full(self.spec.keep_shape, keep, np.int64)
+        values = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in feeds.items()}
+        values |= zip(self.spec.past_names, pasts, strict=True)
+        results = self._session.run_with_ort_values(["logits", *self.spec.present_names], values)
+        cache.advance_row(row, sequence, results[1:])
+        logits: NDArray[Any] = results[0].numpy()
+        return logits if keep == 0 else logits[:, -keep:]
+
+    def _told(self, mask: NDArray[np.int64], lengths: NDArray[np.int64], sequence: int) -> dict[str, NDArray[Any]]:
+        """The mask, and what a foreign graph wants to be told beside it: positions, and whether there is a past."""
+        told: dict[str, NDArray[Any]] = {"attention_mask": mask}
+        if self.spec.has_position_ids:
+            told["position_ids"] = lengths[:, None] + np.arange(sequence)
+        if self.spec.has_cache_branch:
+            told["use_cache_branch"] = np.array([bool(lengths.any())])
+        return told
 
 
 class PlainGraph:
@@ -253,7 +317,8 @@ class _Lane:
         self._held.append(_bind_input(self._binding, "attention_mask", self._mask))
         self._held.append(_bind_output(self._binding, "logits", self._logits))
         if spec.has_logits_to_keep:
-            self._held.append(_bind_input(self._binding, "num_logits_to_keep", np.array([1], np.int64)))
+            keep = np.full(spec.keep_shape, 1, np.int64)
+            self._held.append(_bind_input(self._binding, spec.keep_name, keep))
 
     def run(self, ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[Any]:
         """One token per row; the returned logits [batch, 1, vocabulary] are overwritten by the next run."""
@@ -263,6 +328,29 @@ class _Lane:
             self._mask[row, min(known, length) : max(known, length)] = length > known
             self._lengths[row] = length
         self._session.run_with_iobinding(self._binding)
+        return self._logits
+
+
+class _ExactLane(_Lane):
+    """A lane for a graph of others: its mask ends with the longest row, since they may ask for its length."""
+
+    def __init__(self, session: Any, spec: GraphSpec, cache: KVCache):
+        super().__init__(session, spec, cache)
+        self._positions: NDArray[np.int64] | None = None
+        if spec.has_position_ids:
+            self._positions = np.zeros((cache.batch, 1), np.int64)
+            self._held.append(_bind_input(self._binding, "position_ids", self._positions))
+        if spec.has_cache_branch:
+            self._held.append(_bind_input(self._binding, "use_cache_branch", np.array([True])))
+
+    def run(self, ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[Any]:
+        """As `_Lane.run`."""
+        self._ids[:] = ids
+        if self._positions is not None:
+            self._positions[:, 0] = lengths
+        mask = _bind_input(self._binding, "attention_mask", _mask(lengths + 1, int(lengths.max(initial=0)) + 1))
+        self._session.run_with_iobinding(self._binding)
+        del mask  # held until the run is over
         return self._logits
 
 
@@ -277,46 +365,6 @@ def _session_options(threads: int | None, weights_directory: Path | None) -> Any
     if weights_directory is not None:
         options.add_session_config_entry(_WEIGHTS_DIRECTORY_KEY, str(weights_directory))
     return options
-
-
-def read_spec(session: Any) -> GraphSpec:
-    """Read the cache's shapes, names and types from a loaded graph.
-
-    Raises:
-        BundleError: it is no GPT with past key values.
-    """
-    inputs = {item.name: item for item in session.get_inputs()}
-    overridable = {item.name for item in session.get_overridable_initializers()}
-    outputs = {item.name: item for item in session.get_outputs()}
-    pasts = sorted(
-        (int(match.group(1)), match.group(2), name) for name in inputs if (match := _PAST_NAME.fullmatch(name))
-    )
-    presents = tuple(f"present.{layer}.{kind}" for layer, kind, _ in pasts)
-    missing = [name for name in ("input_ids", "attention_mask") if name not in inputs]
-    missing += [name for name in ("logits", *presents) if name not in outputs]
-    if missing or not pasts:
-        raise BundleError(
-            f"the graph has no {', '.join(missing) or 'past_key_values inputs'}: expected a GPT with past key values; "
-            "export the model again"
-        )
-    keys = [inputs[name] for _, kind, name in pasts if kind == "key"]
-    if keys[0].type not in _CACHE_TYPES:
-        raise BundleError(f"the graph's cache is {keys[0].type}: expected one of {', '.join(_CACHE_TYPES)}")
-    mixed = sorted({inputs[name].type for _, _, name in pasts})
-    if len(mixed) > 1:
-        raise BundleError(f"the graph's caches are {' and '.join(mixed)}: expected one type; export the model again")
-    logits_type = outputs["logits"].type
-    if logits_type not in _FLOAT_TYPES:
-        raise BundleError(f"the graph's logits are {logits_type}: expected one of {', '.join(_FLOAT_TYPES)}")
-    layers = tuple((int(key.shape[1]), int(key.shape[3])) for key in keys)
-    return GraphSpec(
-        layout=CacheLayout(layers, np.dtype(_CACHE_TYPES[keys[0].type])),
-        past_names=tuple(name for _, _, name in pasts),
-        present_names=presents,
-        vocab_size=int(outputs["logits"].shape[2]),
-        has_logits_to_keep="num_logits_to_keep" in inputs or "num_logits_to_keep" in overridable,
-        logits_dtype=np.dtype(_FLOAT_TYPES[logits_type]),
-    )
 
 
 def _bind_cache(binding: Any, spec: GraphSpec, cache: KVCache) -> list[Any]:
@@ -343,6 +391,11 @@ def _bind_output(binding: Any, name: str, array: NDArray[Any]) -> Any:
     value = ort.OrtValue.ortvalue_from_numpy(array)
     binding.bind_ortvalue_output(name, value)
     return value
+
+
+def _cut(value: Any, length: int) -> Any:
+    """A past's first tokens."""
+    return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value.numpy()[:, :, :length]))
 
 
 def _mask(lengths: NDArray[np.int64], total: int) -> NDArray[np.int64]:
