@@ -6,7 +6,7 @@ The format and its names: the GGUF specification of ggml, with the `gguf` packag
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from .config import GPTConfig
 from .families import gguf_family_of
 from .family import Family, GgufDialect
 from .gguf_tokenizer import end_of_text_ids, gguf_tokenizer_files
+from .stored_matrix import StoredMatrix, matrices_of
 from .tokenizer_files import to_json
 from .weight_rules import (
     AS_STORED,
@@ -59,6 +60,7 @@ class OpenedGguf:
     weights: dict[str, torch.Tensor]
     files: dict[str, bytes]
     license: str | None
+    stored: dict[str, StoredMatrix]  # the matrices, embeddings among them, as they lie in the file
 
 
 class GgufFile:
@@ -97,6 +99,16 @@ class GgufFile:
         values = np.require(values, dtype=np.float32, requirements=["C", "W"])  # copies what is mapped read-only
         return torch.from_numpy(values.reshape(self.shapes()[name]))
 
+    def matrices(self, rules: Sequence[WeightRule], canonical: Mapping[str, Shape]) -> dict[str, StoredMatrix]:
+        """Every matrix by its canonical name, as it is stored."""
+        found: dict[str, StoredMatrix] = {}
+        for rule in rules:
+            tensor = self._tensors[rule.source]
+            if len(tensor.shape) == 2:
+                shapes = [canonical[target] for target in rule.targets]
+                found |= matrices_of(tensor.tensor_type.name, tensor.data, rule.layout, rule.targets, shapes)
+        return found
+
 
 def open_gguf(path: Path) -> OpenedGguf:
     """Read a GGUF file.
@@ -119,7 +131,8 @@ def open_gguf(path: Path) -> OpenedGguf:
     config = family.config_from(data, str(path))
     _check_rotary_width(family.gguf, metadata, config, str(path))
     canonical = canonical_shapes(config)
-    weights = read_weights(file, _rules(family.gguf, config, canonical), canonical)
+    rules = _rules(family.gguf, config, canonical)
+    weights = read_weights(file, rules, canonical)
     ids = {"bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"), "eos_token_id": end_of_text_ids(metadata),
            "pad_token_id": metadata.get("tokenizer.ggml.padding_token_id")}  # fmt: skip
     ids = {name: value for name, value in ids.items() if value is not None}
@@ -127,7 +140,7 @@ def open_gguf(path: Path) -> OpenedGguf:
         metadata, vocab_size=config.vocab_size, context_length=config.context_length, origin=str(path)
     )
     files |= {"config.json": to_json(data | ids), "generation_config.json": to_json(ids)}
-    return OpenedGguf(config, weights, files, metadata.get("general.license"))
+    return OpenedGguf(config, weights, files, metadata.get("general.license"), file.matrices(rules, canonical))
 
 
 def _config_json(
