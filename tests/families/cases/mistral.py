@@ -1,0 +1,11 @@
+"""Mistral."""
+
+from .llama import BASE as LLAMA
+
+MODEL_TYPE = "mistral"
+BASE = LLAMA | {"head_dim": 16}
+CASES = {
+    "no window": {"sliding_window": None},
+    "a window as wide as the context": {"sliding_window": 192},
+    "one key head": {"sliding_window": None, "num_key_value_heads": 1, "head_dim": 32},
+}
