@@ -119,35 +119,6 @@ class ConfigReader:
             )
         return ACTIVATIONS[value]
 
-    def rotary_theta(self) -> float:
-        """The base of the rotary frequencies, from wherever transformers 4 or 5 wrote it (10000 when nowhere).
-
-        Raises:
-            UnsupportedModelError: a scaling of the frequencies, named.
-            CheckpointError: two places that disagree.
-        """
-        found = {"rope_theta": self.real("rope_theta")} if self.optional("rope_theta") is not None else {}
-        for place in ("rope_parameters", "rope_scaling"):
-            entries = self.optional(place) or {}
-            if not isinstance(entries, Mapping):
-                raise CheckpointError(f"{self.origin}: {place} is {entries!r}, expected an object or null")
-            inner = ConfigReader(entries, f"{self.origin}: {place}")
-            for kind in ("rope_type", "type"):
-                if entries.get(kind) not in (None, "default"):
-                    raise UnsupportedModelError(
-                        f"{self.origin}: {place} asks for {entries[kind]!r} scaling of rotary positions, "
-                        "which is not implemented; only the default is"
-                    )
-            inner.harmless("rope_type", "type")
-            inner.inactive("partial_rotary_factor", 1, 1.0, None)
-            if inner.optional("rope_theta") is not None:
-                found[f"{place}.rope_theta"] = inner.real("rope_theta")
-            inner.finish(common=False)
-        self.inactive("partial_rotary_factor", 1, 1.0, None)
-        if len(set(found.values())) > 1:
-            raise CheckpointError(f"{self.origin}: {found} disagree; expected one base of the rotary frequencies")
-        return next(iter(found.values()), 10000.0)
-
     def inactive(self, name: str, *values: Any) -> None:
         """Refuse the field by name unless it is absent or has one of the values under which it does nothing."""
         found = self.optional(name)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from ..config import GPTConfig
 from ..config_fields import ConfigReader
 from ..family import Family, GgufDialect
+from ..rotary_fields import read_rotary
 from ..weight_rules import OUT_IN, WeightRule, per_layer
 
 
@@ -15,19 +16,22 @@ def read_config(fields: ConfigReader) -> GPTConfig:
     fields.harmless("attention_dropout", "is_llama_config")
     fields.inactive("rope_interleaved", False)  # nanotron's note; transformers rotates halves whatever it says
     hidden_size, num_heads = fields.number("hidden_size"), fields.number("num_attention_heads")
+    head_size = fields.head_size(hidden_size, num_heads, "head_dim")
+    rotary = read_rotary(fields, head_size=head_size, max_positions=fields.number("max_position_embeddings"))
     attention_bias = fields.flag("attention_bias", False)
     return GPTConfig(
         family="llama",
         vocab_size=fields.number("vocab_size"),
-        context_length=fields.number("max_position_embeddings"),
+        context_length=rotary.context_length,
         hidden_size=hidden_size,
         num_layers=fields.number("num_hidden_layers"),
         num_heads=num_heads,
         num_kv_heads=fields.number("num_key_value_heads", num_heads),
-        head_size=fields.head_size(hidden_size, num_heads, "head_dim"),
+        head_size=head_size,
         intermediate_size=fields.number("intermediate_size"),
         position="rotary",
-        rotary_theta=fields.rotary_theta(),
+        rotary_theta=rotary.theta,
+        rotary_scaling=rotary.scaling,
         norm="rmsnorm",
         norm_epsilon=fields.real("rms_norm_eps", 1e-6),
         norm_bias=False,
