@@ -31,6 +31,8 @@ class Family:
     """One `model_type` of transformers."""
 
     model_type: str
+    known_as: str = ""  # models of this family that people know, for the list of families
+    limits: str = ""  # what of the family is refused or cut short, in a few words
     architectures: tuple[str, ...]  # classes whose checkpoints are causal language models of this family
     read_config: Callable[[ConfigReader], GPTConfig]
     weight_rules: Callable[[GPTConfig], Sequence[WeightRule]]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-import torch
+from typing import TYPE_CHECKING, Protocol
 
 from ..runtime.errors import CheckpointError, UnsupportedModelError
 from .config import GPTConfig
+
+if TYPE_CHECKING:  # which families there are is told where PyTorch is not installed, too
+    import torch
 
 Shape = tuple[int, ...]
 
@@ -45,7 +46,7 @@ def _side_by_side(shapes: Sequence[Shape]) -> Shape:
 
 
 def _split_columns(tensor: torch.Tensor, shapes: Sequence[Shape]) -> Sequence[torch.Tensor]:
-    return torch.split_with_sizes(tensor, [shape[-1] for shape in shapes], dim=-1)
+    return tensor.split_with_sizes([shape[-1] for shape in shapes], dim=-1)
 
 
 # Vectors, embeddings [rows, hidden] and matrices kept [in, out]; several stand side by side in the last dimension.
@@ -66,6 +67,26 @@ def regrouped_rotary_heads(head_size: int) -> Layout:
         return OUT_IN.unpack(halves.transpose(1, 2).reshape(tensor.shape), shapes)
 
     return Layout(OUT_IN.stored_shape, unpack)
+
+
+def query_key_value_by_head(config: GPTConfig) -> Layout:
+    """Of each key head in turn: the rows of its queries' heads, its key's and its value's."""
+    queries = config.num_heads // config.num_kv_heads
+
+    def unpack(tensor: torch.Tensor, shapes: Sequence[Shape]) -> Sequence[torch.Tensor]:
+        groups = tensor.reshape(config.num_kv_heads, queries + 2, config.head_size, *tensor.shape[1:])
+        parts = torch.split_with_sizes(groups, [queries, 1, 1], dim=1)
+        return OUT_IN.unpack(torch.cat([part.reshape(-1, *tensor.shape[1:]) for part in parts]), shapes)
+
+    return Layout(OUT_IN.stored_shape, unpack)
+
+
+def behind_rows(count: int) -> Layout:
+    """An embedding whose first `count` rows are never looked up."""
+    return Layout(
+        lambda shapes: (shapes[0][0] + count, *shapes[0][1:]),
+        lambda tensor, shapes: [tensor[count:]],
+    )
 
 
 @dataclass(frozen=True)
@@ -218,7 +239,7 @@ def _check_copies(source: TensorSource, stored: Mapping[str, Shape], prefix: str
         if name not in stored:
             continue
         other = _stored_name(original, stored, prefix)
-        if stored[name] != stored[other] or not torch.equal(source.load(name), source.load(other)):
+        if stored[name] != stored[other] or not source.load(name).equal(source.load(other)):
             raise CheckpointError(
                 f"{source.origin}: {name} differs from {other} though the config ties them: "
                 'set "tie_word_embeddings": false in config.json if the head is its own'
@@ -232,9 +253,9 @@ def _load_float32(source: TensorSource, name: str) -> torch.Tensor:
             f"{source.origin}: {name} is stored as {tensor.dtype}, expected float32, float16 or bfloat16: "
             "take the checkpoint from before its quantization"
         )
-    tensor = tensor.to(torch.float32)
-    low, high = torch.aminmax(tensor)
-    if not (torch.isfinite(low) and torch.isfinite(high)):
+    tensor = tensor.float()
+    low, high = tensor.aminmax()
+    if not (low.isfinite() and high.isfinite()):
         raise CheckpointError(
             f"{source.origin}: {name} holds NaN or infinity: the weights are damaged; fetch or save them again"
         )
@@ -250,3 +271,11 @@ def per_layer(config: GPTConfig, rules: Callable[[int], Sequence[WeightRule]]) -
     """The rules of every layer, in order."""
     for layer in range(config.num_layers):
         yield from rules(layer)
+
+
+def module_rules(source: str, *targets: str, bias: bool = True, layout: Layout = AS_STORED) -> list[WeightRule]:
+    """The weight and, where it has one, the bias of a stored module that holds one or more of the GPT's own."""
+    return [
+        WeightRule(f"{source}.{kind}", tuple(f"{target}.{kind}" for target in targets), layout)
+        for kind in (("weight", "bias") if bias else ("weight",))
+    ]
