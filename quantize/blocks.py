@@ -2,13 +2,14 @@
 
 A matrix [in, out] is cut along `in` into blocks of `block_size` weights, padded with zeros at the end. Each block of
 each column has one float32 scale and one zero; a weight is (code - zero) * scale, with codes of 8 or 4 bits. In
-symmetric blocks the zero is 2 ** (bits - 1) and not stored.
+symmetric blocks the zero is 2 ** (bits - 1) and not stored. Blocks that come from elsewhere may have a shift, too,
+which is added to each weight; no kernel reads it, so the product gets a term of its own (`graphs.block_nodes`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,20 @@ class BlockedMatrix:
     zeros: NDArray[np.uint8] | None  # [columns, bytes], packed as the codes are; None in symmetric blocks
     format: BlockFormat
     rows: int
+    shifts: Weights | None = None  # [columns, blocks]; None: all are 0
+
+    @classmethod
+    def of_codes(
+        cls, codes: NDArray[np.uint8], scales: Weights, form: BlockFormat, shifts: Weights | None = None
+    ) -> BlockedMatrix:
+        """Pack codes [columns, blocks, block size], one an element, of symmetric blocks without padding."""
+        return cls(_pack_pairs(codes, form), scales, None, form, codes.shape[1] * codes.shape[2], shifts)
+
+    def some_columns(self, part: slice) -> BlockedMatrix:
+        """A view of some columns."""
+        zeros = None if self.zeros is None else self.zeros[part]
+        shifts = None if self.shifts is None else self.shifts[part]
+        return replace(self, codes=self.codes[part], scales=self.scales[part], zeros=zeros, shifts=shifts)
 
     @property
     def columns(self) -> int:
@@ -240,6 +255,8 @@ def unpack(matrix: BlockedMatrix) -> Weights:
     if matrix.zeros is not None:
         zeros = _unpack_pairs(matrix.zeros, form)[:, :count, None].astype(np.float32)
     weights = (_unpack_pairs(matrix.codes, form).astype(np.float32) - zeros) * matrix.scales[:, :, None]
+    if matrix.shifts is not None:
+        weights += matrix.shifts[:, :, None]
     return np.ascontiguousarray(weights.reshape(matrix.columns, -1)[:, : matrix.rows].T)
 
 

@@ -15,10 +15,10 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from ..graphs.block_nodes import product_attributes
 from ..graphs.editing import CONTRIB, read_weights
 from ..runtime.errors import QuantizationError
 from .blocks import BlockFormat, Weights, quantize_nearest
-from .blockwise import product_attributes
 from .residuals import find_residuals
 from .segments import Change, SegmentedReading
 
