@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import click
@@ -27,6 +28,7 @@ from .terminal import HouseCommand, needs_extra, note, print_json, progress_on_s
 @click.option("--revision", metavar="REVISION", help="Branch, tag or commit of a hub model.")
 @lora_option
 @click.option("--tokenizer", metavar="DIR_OR_FILE", help="A tokenizer, instead of the checkpoint's own.")
+@click.option("--keep-quantization", is_flag=True, help="Keep a GGUF file's Q8_0, Q4_0 and Q4_1 blocks, bit for bit.")
 @click.option("--force", is_flag=True, help="Replace the bundle at --out.")
 def export(
     source: str,
@@ -36,23 +38,31 @@ def export(
     revision: str | None,
     lora: tuple[str, ...],
     tokenizer: str | None,
+    keep_quantization: bool,
     force: bool,
 ) -> None:
     """Make a bundle from a checkpoint, and prove it.
 
-    SOURCE is a Hugging Face directory, a GGUF file, a hub id or a name that
-    `onnxgpt models` lists. A bundle whose logits are not those of PyTorch is
-    not written.
+    SOURCE is a Hugging Face directory, a GGUF file, a checkpoint of nanoGPT
+    or Megatron-LM (with --tokenizer), a hub id or a name that `onnxgpt
+    models` lists. A bundle whose logits are not those of PyTorch is not
+    written.
 
     \b
     onnxgpt export ./my-gpt2 --out my-bundle
     onnxgpt export smollm2-135m-instruct --out smol
     onnxgpt export ./my-gpt2 --lora ./my-adapter=0.5 --out tuned
+    onnxgpt export model-q4_1.gguf --keep-quantization --out small
     """
     with progress_on_stderr() as progress, needs_extra("export"):
         from .export import export_bundle
         from .models.lora import adapter_from_text
 
+        judge = None
+        if keep_quantization:
+            from .keeping import judge_kept
+
+            judge = partial(judge_kept, progress=progress)
         bundle = export_bundle(
             source,
             out,
@@ -61,12 +71,18 @@ def export(
             revision=revision,
             lora=[adapter_from_text(text) for text in lora],
             tokenizer=tokenizer,
+            keep_quantization=keep_quantization,
+            judge=judge,
             force=force,
             progress=progress,
         )
-    from .inspecting import parity_line
+    from .inspecting import parity_line, quality_line, recipe_line
 
-    note(f"{bundle.manifest.name}: {parity_line(bundle.manifest.parity)}")
+    manifest = bundle.manifest
+    if manifest.parity:
+        note(f"{manifest.name}: {parity_line(manifest.parity)}")
+    else:
+        note(f"{manifest.name}: {recipe_line(manifest.quantization)}; {quality_line(manifest.quality)}")
     click.echo(out)
 
 

@@ -155,6 +155,8 @@ def recipe_line(recipe: Mapping[str, Any] | None) -> str:
     """
     if not recipe:
         return ""
+    if "kept" in recipe:
+        return _kept_line(recipe)
     parts = [
         f"{role} {form['bits']} bits in blocks of {form['block_size']}"
         for role in ("layers", "down", "head")
@@ -170,6 +172,17 @@ def recipe_line(recipe: Mapping[str, Any] | None) -> str:
     if recipe.get("kv_cache"):
         parts.append(f"{recipe['kv_cache']} cache")
     return f"{recipe['name']}: {', '.join(parts)}"
+
+
+def _kept_line(recipe: Mapping[str, Any]) -> str:
+    """What an export kept of a file's quantization."""
+    counts = {"as in the file": recipe["kept"], "in full precision": recipe["full_precision"]}
+    parts = [
+        f"{', '.join(f'{count} {kind}' for kind, count in kinds.items())} {what}"
+        for what, kinds in counts.items()
+        if kinds
+    ]
+    return f"{recipe['name']}: matrices {', '.join(parts)}"
 
 
 def quality_line(quality: Mapping[str, Any] | None) -> str:

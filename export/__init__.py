@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
@@ -24,19 +24,25 @@ def export_bundle(
     revision: str | None = None,
     lora: Sequence[LoraChoice] = (),
     tokenizer: str | os.PathLike[str] | None = None,
+    keep_quantization: bool = False,
+    judge: Callable[[Bundle, Bundle], dict[str, Any]] | None = None,
     force: bool = False,
     progress: Callable[[str, float | None], None] | None = None,
 ) -> Bundle:
     """Export a checkpoint to a bundle in the directory `out`, and prove it through the runtime.
 
     Args:
-        source: a Hugging Face directory, a GGUF file, a catalogue name or a hub id.
+        source: a Hugging Face directory, a GGUF file, a checkpoint of nanoGPT or Megatron-LM, a catalogue name or a
+            hub id.
         out: the bundle's directory, which is written whole or not at all.
         dtype: of weights, cache and logits; float32.
         operators: `fused` for ONNX Runtime, fast; `standard` for any backend, nodes of the ONNX domain (opset 18) only.
         revision: a branch, tag or commit of a hub id.
         lora: adapters in PEFT's layout to merge, in this order: directories, or pairs of a directory and a scale.
         tokenizer: a directory that holds a tokenizer, or a `tokenizer.json`, instead of the checkpoint's own.
+        keep_quantization: keep a GGUF file's blocks of Q8_0, Q4_0 and Q4_1 bit for bit, instead of float32 weights.
+        judge: with `keep_quantization`, gives the quality report of a bundle against the dequantized one; every
+            quantized bundle has one. `onnxgpt.keeping.judge_kept` is meant for that.
         force: replace an existing bundle.
         progress: called with what is being done and the fraction of it that is done, or None.
 
@@ -47,6 +53,20 @@ def export_bundle(
         ExportError: the graph could not be made.
         ParityError: it was made and does not compute what PyTorch computes; nothing was written.
     """
+    if keep_quantization or judge is not None:
+        return _export_kept(
+            source,
+            out,
+            keep_quantization,
+            judge,
+            lora,
+            dtype=dtype,
+            operators=operators,
+            revision=revision,
+            tokenizer=tokenizer,
+            force=force,
+            progress=progress,
+        )
     from .pipeline import export_source
 
     return export_source(
@@ -60,6 +80,29 @@ def export_bundle(
         force=force,
         progress=progress,
     )
+
+
+def _export_kept(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    keep_quantization: bool,
+    judge: Callable[[Bundle, Bundle], dict[str, Any]] | None,
+    lora: Sequence[LoraChoice],
+    **options: Any,
+) -> Bundle:
+    from ..runtime.errors import OptionError
+
+    if judge is None or not keep_quantization:
+        raise OptionError(
+            "keep_quantization and judge belong together: give both (judge=onnxgpt.keeping.judge_kept) or none"
+        )
+    if lora:
+        raise OptionError(
+            "adapters change the weights, so the file's quantization can't be kept: leave out one of the two"
+        )
+    from .keeping import export_source_kept
+
+    return export_source_kept(source, out, judge=judge, **options)
 
 
 def prove_parity(

@@ -81,9 +81,12 @@ def test_models_uses_of_the_runtime_only_its_errors_and_formats() -> None:
         assert all(name.startswith("onnxgpt.runtime.errors") for name in of_runtime), (path, of_runtime)
 
 
-def test_export_uses_models_graphs_and_runtime_only() -> None:
+def test_export_uses_models_graphs_and_runtime_and_of_quantize_only_the_blocks() -> None:
     for path in modules("export"):
-        assert siblings_of(path) <= {"export", "graphs", "models", "runtime"}, path
+        of_quantize = {name for name in imports(path) if name.startswith("onnxgpt.quantize")}
+
+        assert siblings_of(path) <= {"export", "graphs", "models", "quantize", "runtime"}, path
+        assert all(name.startswith("onnxgpt.quantize.blocks") for name in of_quantize), (path, of_quantize)
 
 
 @pytest.mark.parametrize("part", ["graphs", "quantize"])
