@@ -12,8 +12,8 @@ from .._version import __version__
 from ..graphs.writing import write_model
 from ..models.checkpoint import Checkpoint, build_gpt, open_checkpoint
 from ..models.lora import LoraChoice
-from ..runtime.bundle import GRAPH_FILE, Bundle, refuse_existing, seal, staged_output
-from ..runtime.errors import OptionError, ParityError
+from ..runtime.bundle import GRAPH_FILE, TOKENIZER_FILE, Bundle, refuse_existing, seal, staged_output
+from ..runtime.errors import CheckpointError, OptionError, ParityError
 from ..runtime.manifest import GraphRecord, Manifest
 from .genai import FILE as GENAI_FILE
 from .genai import genai_config
@@ -58,6 +58,11 @@ def export_checkpoint(
     progress: Progress | None = None,
 ) -> Bundle:
     """Export an opened checkpoint; errors as `onnxgpt.export.export_bundle`."""
+    if TOKENIZER_FILE not in checkpoint.files:
+        raise CheckpointError(
+            f"{checkpoint.name} carries no tokenizer: give the one it was trained with (--tokenizer DIR_OR_FILE); "
+            "a pickled one, as nanoGPT's meta.pkl, is never opened"
+        )
     with staged_output(out, force=force) as directory:
         _report(progress, "exporting the graph")
         manifest = _write(checkpoint, directory, operators, progress)

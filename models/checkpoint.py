@@ -22,7 +22,8 @@ from .hub import fetch_snapshot, is_hub_id
 from .lora import AdaptedTensors, Adapter, LoraChoice, open_adapters
 from .stored_matrix import StoredMatrix
 from .stored_tensors import open_weights
-from .tokenizer_files import read_json, to_json, tokenizer_files
+from .tokenizer_files import end_token_ids, read_json, to_json, tokenizer_files
+from .training_checkpoint import find_training_file, open_training_checkpoint
 from .weight_rules import TensorSource, canonical_shapes, read_weights
 
 
@@ -53,7 +54,10 @@ def open_checkpoint(
     lora: Sequence[LoraChoice] = (),
     tokenizer: str | Path | None = None,
 ) -> Checkpoint:
-    """Open a Hugging Face directory, a GGUF file, a catalogue name or a hub id, in this order.
+    """Open a path, a catalogue name or a hub id, in this order.
+
+    A path is a Hugging Face directory, a GGUF file, or what nanoGPT or Megatron-LM saved: a file, or its directory.
+    These carry no tokenizer: without `tokenizer` the checkpoint's `files` have none, and it can't be exported.
 
     Args:
         source: a path, a name of the catalogue, or `organisation/model`.
@@ -108,9 +112,12 @@ def build_gpt(checkpoint: Checkpoint) -> GPT:
 
 
 def _open_path(path: Path, extras: _Extras) -> Checkpoint:
+    name = path.stem if path.is_file() else path.resolve().name
+    trained = find_training_file(path)
+    if trained is not None:
+        return _open_training_file(trained, extras, name=name)
     if path.is_file():
-        return _open_gguf_file(path, extras, name=path.stem, location=path.name, license=None)
-    name = path.resolve().name
+        return _open_gguf_file(path, extras, name=name, location=path.name, license=None)
     return _open_directory(path, extras, name=name, kind="directory", location=name, revision=None)
 
 
@@ -135,6 +142,24 @@ def _open_gguf_file(path: Path, extras: _Extras, *, name: str, location: str, li
         "sha256": {path.name: _sha256(path)},
     }
     return _retokenized(Checkpoint(name, opened.config, opened.weights, opened.files, source, opened.stored), extras)
+
+
+def _open_training_file(path: Path, extras: _Extras, *, name: str) -> Checkpoint:
+    _refuse_adapters(path, extras)
+    opened = open_training_checkpoint(path)
+    files = {}
+    if extras.tokenizer is not None:
+        files = tokenizer_files(extras.tokenizer, vocab_size=opened.config.vocab_size)
+    ids = end_token_ids(files) if files else {}
+    files |= {"config.json": to_json(opened.config_json | ids), "generation_config.json": to_json(ids)}
+    source = {
+        "kind": opened.kind,
+        "location": name,
+        "revision": None,
+        "license": None,
+        "sha256": {path.name: _sha256(path)},
+    }
+    return Checkpoint(name, opened.config, opened.weights, files, source)
 
 
 def _refuse_adapters(path: Path, extras: _Extras) -> None:
@@ -163,8 +188,8 @@ def _open_directory(
         raise CheckpointError(f"{path} is a bundle already: expected a checkpoint to export")
     if not config_path.is_file():
         raise CheckpointError(
-            f"{path} has no config.json: expected a Hugging Face checkpoint (config.json, weights, tokenizer); "
-            "a GGUF model is given as the path of its file"
+            f"{path} has no config.json: expected a Hugging Face checkpoint (config.json, weights, tokenizer), or what "
+            "nanoGPT or Megatron-LM saved; a GGUF model is given as the path of its file"
         )
     data = read_json(config_path)
     family = family_of(data, str(config_path))

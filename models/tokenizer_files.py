@@ -51,6 +51,20 @@ def tokenizer_files(directory: Path, *, vocab_size: int) -> dict[str, bytes]:
     return files | ({"chat_template.jinja": template.encode()} if template else {})
 
 
+def end_token_ids(files: Mapping[str, bytes]) -> dict[str, int]:
+    """`bos_token_id` and `eos_token_id`, where `tokenizer_config.json` names tokens that `tokenizer.json` has."""
+    tokenizer = Tokenizer.from_str(files["tokenizer.json"].decode("utf-8"))
+    settings = json.loads(files["tokenizer_config.json"])
+    found = {}
+    for name in ("bos_token", "eos_token"):
+        token = settings.get(name)
+        token = token.get("content") if isinstance(token, dict) else token
+        number = tokenizer.token_to_id(token) if isinstance(token, str) else None
+        if number is not None:
+            found[f"{name}_id"] = number
+    return found
+
+
 def check_tokenizer(content: bytes, *, vocab_size: int, origin: str) -> Tokenizer:
     """Open a `tokenizer.json` and check that every id has a row in the embedding.
 

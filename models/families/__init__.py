@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...runtime.errors import CheckpointError, UnsupportedModelError
 from ..family import Family
+from ..training_layout import TrainingLayout
 from .gpt2 import GPT2
 from .llama import LLAMA, MISTRAL
+from .megatron import MEGATRON
+from .nanogpt import NANOGPT
 
 FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (GPT2, LLAMA, MISTRAL)}
+
+# What training frameworks save for themselves, without a config.json.
+TRAINING_LAYOUTS: Sequence[TrainingLayout] = (NANOGPT, MEGATRON)
 
 
 def family_of(config: Mapping[str, Any], origin: str) -> Family:
