@@ -28,7 +28,7 @@ from .terminal import HouseCommand, needs_extra, note, print_json, progress_on_s
 @click.option("--revision", metavar="REVISION", help="Branch, tag or commit of a hub model.")
 @lora_option
 @click.option("--tokenizer", metavar="DIR_OR_FILE", help="A tokenizer, instead of the checkpoint's own.")
-@click.option("--keep-quantization", is_flag=True, help="Keep a GGUF file's Q8_0, Q4_0 and Q4_1 blocks, bit for bit.")
+@click.option("--keep-quantization", is_flag=True, help="Keep a GGUF file's blocks as they are.")
 @click.option("--force", is_flag=True, help="Replace the bundle at --out.")
 def export(
     source: str,

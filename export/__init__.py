@@ -40,7 +40,7 @@ def export_bundle(
         revision: a branch, tag or commit of a hub id.
         lora: adapters in PEFT's layout to merge, in this order: directories, or pairs of a directory and a scale.
         tokenizer: a directory that holds a tokenizer, or a `tokenizer.json`, instead of the checkpoint's own.
-        keep_quantization: keep a GGUF file's blocks of Q8_0, Q4_0 and Q4_1 bit for bit, instead of float32 weights.
+        keep_quantization: keep a GGUF file's blocks (Q8_0, Q4_0, Q4_1, …) as they are, instead of float32 weights.
         judge: with `keep_quantization`, gives the quality report of a bundle against the dequantized one; every
             quantized bundle has one. `onnxgpt.keeping.judge_kept` is meant for that.
         force: replace an existing bundle.

@@ -1,7 +1,7 @@
 """The blocks of a GGUF file in the graph: the very codes and scales that the file holds, no second rounding.
 
 A matrix of the graph may be several of the file side by side (packed query, key and value); it is kept when all of
-them have blocks of the same form. Every matrix is checked against the file's dequantized weights.
+them have blocks. Every matrix is checked against the file's dequantized weights.
 
 Products by 4-bit blocks are done in float32, for which ONNX Runtime has a kernel of their own: on SmolLM2 that costs a
 sixth of the speed, and int8 activations are four times as far from the file's model. 8-bit blocks have none that is
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from ..graphs.block_nodes import replace_lookup, replace_product
 from ..models.checkpoint import Checkpoint
-from ..models.stored_matrix import KEPT_KINDS, StoredBlocks, StoredMatrix
+from ..models.gguf_blocks import KEPT_KINDS, StoredBlocks
+from ..models.stored_matrix import StoredMatrix
 from ..quantize.blocks import BlockedMatrix, BlockFormat, unpack
 from ..runtime.errors import ExportError, OptionError
 
@@ -110,14 +111,12 @@ def _can_be_used(uses: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _blocked(stored: Sequence[StoredMatrix]) -> BlockedMatrix | None:
-    """The matrices side by side, when all have blocks of the same form."""
+    """The matrices side by side, when all have blocks: in as many bits, and as small blocks, as one of them needs."""
     if not all(matrix.has_blocks for matrix in stored):
         return None
     parts = [matrix.blocks() for matrix in stored]
-    forms = {(part.bits, part.codes.shape[-1]) for part in parts}
-    if len(forms) != 1:
-        return None
-    ((bits, size),) = forms
+    bits, size = max(part.bits for part in parts), min(part.size for part in parts)
+    parts = [part.widened(bits, size) for part in parts]
     codes, scales = (np.concatenate([getattr(part, name) for part in parts]) for name in ("codes", "scales"))
     shifts = None if all(part.shifts is None for part in parts) else np.concatenate([_shifts(part) for part in parts])
     return BlockedMatrix.of_codes(codes, scales, BlockFormat(bits, size), shifts)
