@@ -16,10 +16,12 @@ import torch
 
 from ..runtime.errors import CheckpointError
 from .config import GPTConfig
-from .families import TRAINING_LAYOUTS
-from .training_layout import NamedTensors
+from .families.megatron import MEGATRON
+from .families.nanogpt import NANOGPT
+from .training_layout import NamedTensors, TrainingLayout
 from .weight_rules import canonical_shapes, read_weights
 
+TRAINING_LAYOUTS: tuple[TrainingLayout, ...] = (NANOGPT, MEGATRON)
 _MEGATRON_FILE = "model_optim_rng.pt"
 _NANOGPT_FILE = "ckpt.pt"
 _TRACKER = "latest_checkpointed_iteration.txt"

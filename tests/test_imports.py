@@ -102,6 +102,12 @@ def test_these_modules_load_no_torch(part: str) -> None:
         assert "torch" not in outsiders_of(path, top_level_only=True), path
 
 
+def test_the_families_are_told_where_pytorch_is_not_installed() -> None:
+    loaded = loaded_modules("from onnxgpt.models.families import FAMILIES; assert len(FAMILIES) > 10")
+
+    assert not loaded & HEAVY
+
+
 def test_nothing_imports_the_command_line() -> None:
     for path in PACKAGE.rglob("*.py"):
         if path.relative_to(PACKAGE).parts[0] in ("models", "export", "graphs", "runtime", "quantize"):
