@@ -17,6 +17,7 @@ from onnxgpt.models.checkpoint import build_gpt, open_checkpoint
 from onnxgpt.runtime.errors import CheckpointError, UnsupportedModelError
 
 from .conftest import read_by_transformers, tiny_model
+from .gguf_rows import encode
 
 LLAMA_NAMES = {
     "model.embed_tokens": "token_embd",
@@ -89,8 +90,10 @@ def write_gguf(
     model: transformers.PreTrainedModel,
     *,
     quantization: gguf.GGMLQuantizationType = F32,
+    kinds: Callable[[str], str] | None = None,
     edit: Edit = lambda writer, tensors: None,
 ) -> Path:
+    """The model as a GGUF file; `kinds` tells the type of each matrix by its name, instead of one for all."""
     config = model.config
     writer = gguf.GGUFWriter(path, config.model_type if config.model_type == "gpt2" else "llama")
     writer.add_name("tiny")
@@ -120,6 +123,10 @@ def write_gguf(
     tensors = gguf_tensors(model)
     edit(writer, tensors)
     for name, values in tensors.items():
+        if kinds is not None and values.ndim == 2:
+            data, kind = encode(values, kinds(name))
+            writer.add_tensor(name, data, raw_dtype=kind)
+            continue
         kind = quantization if values.ndim == 2 else F32
         if kind == gguf.GGMLQuantizationType.F64:
             writer.add_tensor(name, values.astype(np.float64))
