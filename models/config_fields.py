@@ -47,7 +47,8 @@ _COMMON_HARMLESS = GENERATION_FIELDS | frozenset({
     # training and the heads of other tasks
     "initializer_range", "id2label", "label2id", "num_labels", "problem_type", "finetuning_task",
     "task_specific_params", "tf_legacy_loss", "is_decoder", "tie_encoder_decoder", "sep_token_id",
-    "decoder_start_token_id", "tokenizer_class", "prefix",
+    "decoder_start_token_id", "tokenizer_class", "prefix", "_num_labels", "gradient_checkpointing",
+    "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout",
 })  # fmt: skip
 
 # Fields of every transformers config that would change the network: (field, values under which they do not).
@@ -96,6 +97,17 @@ class ConfigReader:
         self._seen.add(name)
         return self.data.get(name)
 
+    def name_of(self, *names: str) -> str:
+        """Which of several names of one field the config uses; the first when none.
+
+        Raises:
+            CheckpointError: two of them that disagree.
+        """
+        found = {name: value for name in names if (value := self.optional(name)) is not None}
+        if any(value != next(iter(found.values())) for value in found.values()):
+            raise CheckpointError(f"{self.origin}: {found} disagree; expected one value")
+        return next(iter(found), names[0])
+
     def head_size(self, hidden_size: int, num_heads: int, name: str | None = None) -> int:
         """Elements of each head: what the field `name` says, else the hidden size shared out evenly."""
         if name and self.optional(name) is not None:
@@ -106,18 +118,18 @@ class ConfigReader:
             )
         return hidden_size // num_heads
 
-    def activation(self, name: str, default: str) -> Activation:
-        """The activation function named by a field.
+    def activation(self, name: str, default: str, known: Mapping[str, Activation] = ACTIVATIONS) -> Activation:
+        """The activation function named by a field, by the names that the family knows.
 
         Raises:
             UnsupportedModelError: a function that is not implemented, named.
         """
         value = self._typed(name, str, default)
-        if value not in ACTIVATIONS:
+        if value not in known:
             raise UnsupportedModelError(
-                f"{self.origin}: {name} {value!r} is not implemented; implemented are {', '.join(sorted(ACTIVATIONS))}"
+                f"{self.origin}: {name} {value!r} is not implemented; implemented are {', '.join(sorted(known))}"
             )
-        return ACTIVATIONS[value]
+        return known[value]
 
     def inactive(self, name: str, *values: Any) -> None:
         """Refuse the field by name unless it is absent or has one of the values under which it does nothing."""

@@ -75,8 +75,8 @@ def query_key_value_by_head(config: GPTConfig) -> Layout:
 
     def unpack(tensor: torch.Tensor, shapes: Sequence[Shape]) -> Sequence[torch.Tensor]:
         groups = tensor.reshape(config.num_kv_heads, queries + 2, config.head_size, *tensor.shape[1:])
-        parts = torch.split_with_sizes(groups, [queries, 1, 1], dim=1)
-        return OUT_IN.unpack(torch.cat([part.reshape(-1, *tensor.shape[1:]) for part in parts]), shapes)
+        parts = groups.split_with_sizes([queries, 1, 1], dim=1)
+        return [part.reshape(-1, *tensor.shape[1:]).transpose(0, -1) for part in parts]
 
     return Layout(OUT_IN.stored_shape, unpack)
 

@@ -8,12 +8,20 @@ from typing import Any
 from ...runtime.errors import CheckpointError, UnsupportedModelError
 from ..family import Family
 from ..training_layout import TrainingLayout
+from .bloom import BLOOM
 from .gpt2 import GPT2
+from .gpt_neo import GPT_NEO
+from .gpt_neox import GPT_NEOX
+from .gptj import GPTJ
 from .llama import LLAMA, MISTRAL
 from .megatron import MEGATRON
 from .nanogpt import NANOGPT
+from .openai_gpt import OPENAI_GPT
+from .opt import OPT
 
-FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (GPT2, LLAMA, MISTRAL)}
+FAMILIES: Mapping[str, Family] = {
+    family.model_type: family for family in (GPT2, LLAMA, MISTRAL, OPENAI_GPT, GPT_NEO, GPTJ, GPT_NEOX, OPT, BLOOM)
+}
 
 # What training frameworks save for themselves, without a config.json.
 TRAINING_LAYOUTS: Sequence[TrainingLayout] = (NANOGPT, MEGATRON)

@@ -10,11 +10,8 @@ from ..weight_rules import OUT_IN, WeightRule, per_layer
 
 def read_config(fields: ConfigReader) -> GPTConfig:
     """transformers' `GPT2Config`."""
-    fields.inactive("scale_attn_by_inverse_layer_idx", False)
     # reorder_and_upcast_attn multiplies in another order, for half precision: the same product in float32.
     fields.harmless("reorder_and_upcast_attn", "n_ctx", "resid_pdrop", "embd_pdrop", "attn_pdrop")
-    fields.harmless("summary_type", "summary_use_proj", "summary_activation", "summary_first_dropout",
-                    "summary_proj_to_labels")  # fmt: skip
     hidden_size, num_heads = fields.number("n_embd"), fields.number("n_head")
     return GPTConfig(
         family="gpt2",
@@ -31,6 +28,7 @@ def read_config(fields: ConfigReader) -> GPTConfig:
         norm_epsilon=fields.real("layer_norm_epsilon", 1e-5),
         activation=fields.activation("activation_function", "gelu_new"),
         attention_scale=None if fields.flag("scale_attn_weights", True) else 1.0,
+        attention_scale_by_layer=fields.flag("scale_attn_by_inverse_layer_idx", False),
         tied_head=fields.flag("tie_word_embeddings", True),
     )
 

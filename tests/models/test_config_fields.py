@@ -19,14 +19,21 @@ from .conftest import edit_json
 FULL_CONTEXT = {"mistral": {"sliding_window": None}}
 # Another value for fields whose type does not suggest one, or whose neighbours must fit.
 OTHER_VALUES: dict[str, Any] = {
-    "activation_function": "relu",
-    "hidden_act": "gelu",
+    "activation_function": "quick_gelu",
+    "hidden_act": "gelu_new",
     "num_key_value_heads": 2,
     "n_inner": 100,
     "head_dim": 64,
     "n_embd": 1536,
-    "n_head": 6,
-    "num_attention_heads": 64,
+    "n_head": 2,
+    "num_heads": 8,
+    "num_layers": 48,
+    "attention_types": [[["global"], 24]],
+    "attention_layers": ["global"] * 24,
+    "rotary_dim": 32,
+    "afn": "relu",
+    "hidden_size": 3072,
+    "num_attention_heads": 128,
     "rope_parameters": {"rope_type": "default", "rope_theta": 123.0},
     "sliding_window": 77,
     "architectures": ["AnotherModelForSequenceClassification"],
@@ -42,6 +49,8 @@ WITHOUT_EFFECT = {
     "summary_first_dropout", "reorder_and_upcast_attn", "pretraining_tp", "bos_token_id", "eos_token_id",
     "pad_token_id", "dtype", "return_dict", "output_hidden_states", "output_attentions", "id2label",
     "label2id", "problem_type", "chunk_size_feed_forward", "transformers_version", "_name_or_path",
+    "resid_dropout", "embed_dropout", "classifier_dropout", "hidden_dropout", "dropout", "layerdrop", "init_std",
+    "is_decoder",
 }  # fmt: skip
 
 
@@ -94,6 +103,7 @@ def test_defaults_left_out_are_those_of_transformers(model_type: str) -> None:
     sizes = [
         "model_type", "vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "hidden_size", "intermediate_size",
         "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "max_position_embeddings", "sliding_window",
+        "num_layers", "num_heads", "ffn_dim",
     ]  # fmt: skip
     assert read({name: defaults[name] for name in sizes if name in defaults}) == read(defaults)
 
@@ -101,7 +111,14 @@ def test_defaults_left_out_are_those_of_transformers(model_type: str) -> None:
 @pytest.mark.parametrize(
     ("family", "changes", "named"),
     [
-        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        ("gpt_neo", {"attention_types": [[["global", "axial"], 12]]}, "axial"),
+        ("gpt_neo", {"attention_layers": ["global"] * 23}, "attention_layers"),
+        ("gptj", {"rotary": False}, "rotary"),
+        ("gptj", {"rotary_dim": None}, "rotary_dim"),
+        ("opt", {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine"),
+        ("bloom", {"slow_but_exact": True}, "slow_but_exact"),
+        ("openai-gpt", {"n_special": 3}, "n_special"),
+        ("openai-gpt", {"afn": "gelu_new"}, "gelu_new"),  # a name that its code does not know
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention"),
         ("gpt2", {"activation_function": "mish"}, "mish"),
         ("gpt2", {"pruned_heads": {"0": [1]}}, "pruned_heads"),
@@ -131,6 +148,9 @@ def test_choices_that_are_not_implemented_are_refused_by_name(family: str, chang
     ("family", "changes", "message"),
     [
         ("gpt2", {"n_embd": None}, "n_embd"),
+        ("gpt_neo", {"attention_types": 3}, "attention_types"),
+        ("gptj", {"rotary_dim": 300}, "rotary_size"),  # of heads of 256
+        ("bloom", {"num_attention_heads": 4}, "disagree"),
         ("gpt2", {"n_layer": 0}, "n_layer"),
         ("gpt2", {"n_head": "four"}, "n_head"),
         ("gpt2", {"n_head": 7}, "evenly"),
@@ -176,7 +196,7 @@ def test_a_published_config_of_transformers_4_is_read() -> None:
     assert (config.rotary_theta, config.head_size, config.tied_head) == (100000.0, 64, True)
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt_neox", None])
+@pytest.mark.parametrize("family", ["bert", "rwkv", None])
 def test_unknown_families_are_refused(copy_of: Callable[[str], Path], family: str | None) -> None:
     directory = copy_of("gpt2")
     edit_json(directory / "config.json", model_type=family)

@@ -7,4 +7,5 @@ CASES = {
     "erf gelu, wide mlp, untied": {"activation_function": "gelu", "n_inner": 80, "tie_word_embeddings": False},
     "one head of 32, three layers": {"n_head": 1, "n_layer": 3, "activation_function": "relu"},
     "unscaled attention": {"scale_attn_weights": False},
+    "attention scaled by layer": {"scale_attn_by_inverse_layer_idx": True, "n_layer": 3},
 }
