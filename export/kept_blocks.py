@@ -36,18 +36,23 @@ _FLOAT_PRODUCT_BITS = 4
 class KeptBlocks:
     """What was taken over from the file."""
 
-    kept: Counter[str] = field(default_factory=Counter)  # matrices of the file by their GGUF type
-    full_precision: Counter[str] = field(default_factory=Counter)
+    kept: dict[str, str] = field(default_factory=dict)  # matrices of the file by their names, and their GGUF types
+    full_precision: dict[str, str] = field(default_factory=dict)
     largest_difference: float = 0.0  # of a weight from the file's, in float32
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest's `quantization`."""
         return {
             "name": "kept",
-            "kept": dict(sorted(self.kept.items())),
-            "full_precision": dict(sorted(self.full_precision.items())),
+            "kept": _counted(self.kept),
+            "full_precision": _counted(self.full_precision),
             "largest_weight_difference": self.largest_difference,
         }
+
+
+def _counted(kinds: Mapping[str, str]) -> dict[str, int]:
+    """How many matrices there are of each type."""
+    return dict(sorted(Counter(kinds.values()).items()))
 
 
 def refuse_nothing_to_keep(checkpoint: Checkpoint) -> None:
@@ -82,11 +87,11 @@ def keep_blocks(model: ir.Model, records: Sequence[Mapping[str, Any]], checkpoin
         stored = [checkpoint.stored[part] for part in parts if part in checkpoint.stored]
         matrix = _blocked(stored) if len(stored) == len(parts) and _can_be_used(uses) else None
         if matrix is None:
-            found.full_precision.update(each.kind for each in stored)
+            found.full_precision |= {each.tensor: each.kind for each in stored}
             continue
         difference = _difference(matrix, [checkpoint.weights[part].numpy() for part in parts], uses[0], name)
         found.largest_difference = max(found.largest_difference, difference)
-        found.kept.update(each.kind for each in stored)
+        found.kept |= {each.tensor: each.kind for each in stored}
         for record in uses:
             if record["role"].endswith("_embedding"):
                 replace_lookup(model, nodes[record["node"]], name, matrix)

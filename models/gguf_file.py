@@ -106,7 +106,8 @@ class GgufFile:
             tensor = self._tensors[rule.source]
             if len(tensor.shape) == 2:
                 shapes = [canonical[target] for target in rule.targets]
-                found |= matrices_of(tensor.tensor_type.name, tensor.data, rule.layout, rule.targets, shapes)
+                kind = tensor.tensor_type.name
+                found |= matrices_of(rule.source, kind, tensor.data, rule.layout, rule.targets, shapes)
         return found
 
 

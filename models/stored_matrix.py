@@ -17,6 +17,7 @@ from .weight_rules import Layout, Shape
 class StoredMatrix:
     """Rows of a tensor as they lie in the file, which stays mapped; nothing is decoded before `blocks` is called."""
 
+    tensor: str  # its name in the file; several matrices may be rows of one
     kind: str  # GGUF's name of the type: Q4_1
     data: NDArray[np.generic]  # [rows, bytes], or [rows, width] of floats
     rows: NDArray[np.int64]  # [out], the row of `data` that is each row of this matrix, in the GPT's order
@@ -32,7 +33,12 @@ class StoredMatrix:
 
 
 def matrices_of(
-    kind: str, data: NDArray[np.generic], layout: Layout, targets: Sequence[str], shapes: Sequence[Shape]
+    tensor: str,
+    kind: str,
+    data: NDArray[np.generic],
+    layout: Layout,
+    targets: Sequence[str],
+    shapes: Sequence[Shape],
 ) -> dict[str, StoredMatrix]:
     """The matrices that one stored tensor holds, by their canonical names.
 
@@ -40,7 +46,8 @@ def matrices_of(
     and put them into another order.
 
     Args:
-        kind: GGUF's name of the tensor's type.
+        tensor: its name in the file.
+        kind: GGUF's name of its type.
         data: [rows, bytes], as mapped.
         layout: how the tensor holds the canonical ones.
         targets: their names.
@@ -52,5 +59,6 @@ def matrices_of(
     ]
     parts = layout.unpack(torch.arange(len(data))[:, None], narrow)
     return {
-        target: StoredMatrix(kind, data, part.reshape(-1).numpy()) for target, part in zip(targets, parts, strict=True)
+        target: StoredMatrix(tensor, kind, data, part.reshape(-1).numpy())
+        for target, part in zip(targets, parts, strict=True)
     }
