@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """The wheel of a copy of the sources, so that nothing left in `build` gets in and nothing is left behind."""
     copy = tmp_path_factory.mktemp("wheel") / "sources"
-    unwanted = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__")
+    unwanted = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "node_modules")
     shutil.copytree(ROOT, copy, ignore=unwanted)
     # The installed setuptools builds it: no network, and no longer than a second or two.
     program = "import setuptools.build_meta as backend; print(backend.build_wheel('.'))"

@@ -1,0 +1,76 @@
+#!/usr/bin/env node
+// node main.js BUNDLE PROMPT [options]: the text goes to stdout as it comes, everything else to stderr.
+
+import { parseArgs } from "node:util";
+
+import { UsageError } from "../javascript/settings.js";
+import { openModel } from "./model.js";
+
+const HELP = `usage: node main.js BUNDLE PROMPT [options]
+
+  --max-new-tokens N        the most new tokens
+  --temperature T           divides the logits; 0: the likeliest token at each step
+  --top-k K                 sample among the K likeliest tokens; 0: among all
+  --top-p P                 sample among the likeliest tokens that reach this probability
+  --repetition-penalty R    above 1: tokens that occurred are less likely
+  --seed S                  repeats a sampled text
+  --do-sample               sample, where the bundle does not by itself
+  --threads N               threads of ONNX Runtime
+  --json                    one line of JSON for each token
+
+What is not given comes from the bundle's generation_config.json.`;
+
+const NUMBERS = ["max-new-tokens", "temperature", "top-k", "top-p", "repetition-penalty", "threads"];
+const OPTIONS = {
+  ...Object.fromEntries(NUMBERS.map((name) => [name, { type: "string" }])),
+  seed: { type: "string" },
+  "do-sample": { type: "boolean" },
+  json: { type: "boolean" },
+  help: { type: "boolean", short: "h" },
+};
+
+async function main() {
+  const { values, positionals } = readArguments();
+  if (values.help) return console.log(HELP);
+  if (positionals.length !== 2) throw new UsageError(`found ${positionals.length} arguments: expected BUNDLE and PROMPT; see --help`);
+  const [directory, prompt] = positionals;
+  const { threads, ...settings } = readSettings(values);
+  const model = await openModel(directory, { threads });
+  for await (const token of model.stream(prompt, settings)) {
+    process.stdout.write(values.json ? `${JSON.stringify(token)}\n` : token.text);
+  }
+  if (!values.json) process.stdout.write("\n");
+}
+
+function readArguments() {
+  try {
+    return parseArgs({ options: OPTIONS, allowPositionals: true });
+  } catch (error) {
+    throw new UsageError(`${error.message.split(". ")[0]}; see --help`);
+  }
+}
+
+function readSettings(values) {
+  const settings = {};
+  for (const name of NUMBERS.filter((name) => name in values)) settings[inCamelCase(name)] = toNumber(name, values[name]);
+  if (values["do-sample"]) settings.doSample = true;
+  if ("seed" in values) {
+    if (!/^\d+$/.test(values.seed)) throw new UsageError(`--seed is ${values.seed}: expected a whole number`);
+    settings.seed = BigInt(values.seed);
+  }
+  return settings;
+}
+
+const inCamelCase = (name) => name.replace(/-(.)/g, (_, letter) => letter.toUpperCase());
+
+function toNumber(name, text) {
+  const number = text.trim() === "" ? NaN : Number(text);
+  if (Number.isNaN(number)) throw new UsageError(`--${name} is ${text}: expected a number`);
+  return number;
+}
+
+main().catch((error) => {
+  const isExpected = error instanceof UsageError;
+  console.error(`error: ${isExpected ? error.message : error.stack}`);
+  process.exitCode = isExpected ? 2 : 1;
+});
