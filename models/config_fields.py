@@ -73,12 +73,13 @@ class ConfigReader:
         self.data = data
         self.origin = origin  # names the file in messages
         self._seen: set[str] = set()
+        self._adopted: frozenset[str] = frozenset()
 
-    def number(self, name: str, default: int | None = None) -> int:
-        """A whole number of at least 1; required when no default is given."""
+    def number(self, name: str, default: int | None = None, *, least: int = 1) -> int:
+        """A whole number of at least `least`; required when no default is given."""
         value = self._typed(name, int, default)
-        if value < 1:
-            raise CheckpointError(f"{self.origin}: {name} is {value}, expected a positive whole number")
+        if value < least:
+            raise CheckpointError(f"{self.origin}: {name} is {value}, expected a whole number of at least {least}")
         return value
 
     def real(self, name: str, default: float | None = None) -> float:
@@ -146,6 +147,10 @@ class ConfigReader:
         """Fields that change neither weights nor logits."""
         self._seen.update(names)
 
+    def adopted_code(self, *classes: str) -> None:
+        """Classes of a checkpoint's own code that `auto_map` may name: transformers has since taken them in."""
+        self._adopted = frozenset(classes)
+
     def architectures(self, known: Sequence[str]) -> None:
         """Refuse a checkpoint that says it is a model of another kind (a classifier, say)."""
         found = self.optional("architectures")
@@ -158,7 +163,8 @@ class ConfigReader:
         """Refuse, by name, every field that was neither read nor declared harmless."""
         if common:
             for name, values in _COMMON_INACTIVE.items():
-                self.inactive(name, *values)
+                if name != "auto_map" or not self._is_adopted():
+                    self.inactive(name, *values)
             self.harmless(*_COMMON_HARMLESS)
         unknown = sorted(name for name in self.data if name not in self._seen and self.data[name] is not None)
         if unknown:
@@ -167,6 +173,12 @@ class ConfigReader:
                 f"{self.origin}: {len(unknown)} field(s) unknown for this family: {shown}; "
                 "what they ask for is not implemented, remove them only if they do not change the model"
             )
+
+    def _is_adopted(self) -> bool:
+        code = self.optional("auto_map")
+        return bool(self._adopted and isinstance(code, Mapping)) and all(
+            name == "AutoTokenizer" or value in self._adopted for name, value in code.items()
+        )
 
     def _typed(self, name: str, kind: type[Value], default: Value | None) -> Value:
         self._seen.add(name)

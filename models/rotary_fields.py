@@ -53,6 +53,7 @@ def read_rotary(
     default_theta: float = 10000.0,
     share_fields: Sequence[str] = ("partial_rotary_factor",),
     default_share: float | None = None,
+    default_original: int | None = None,
     layer_type: str | None = None,
     places: Sequence[str] = _PLACES,
 ) -> RotaryChoice:
@@ -66,6 +67,7 @@ def read_rotary(
         default_theta: the base where none is given.
         share_fields: where the share of each head that rotates may stand outside `places`.
         default_share: that share where none is given; None: the family has no such choice, all of the head rotates.
+        default_original: positions of pretraining where no field outside `places` says; None: what these say, else all.
         layer_type: which part of a nested `rope_parameters` is meant.
         places: the objects that hold entries.
 
@@ -81,7 +83,7 @@ def read_rotary(
     else:
         size = int(head_size * entries.real("partial_rotary_factor", default_share))
     kind = _kind(entries)
-    scaling, context_length = _READERS[kind](entries, _contexts(fields, entries, max_positions))
+    scaling, context_length = _READERS[kind](entries, _contexts(fields, entries, max_positions, default_original))
     entries.finish(common=False)
     turning = size or head_size
     if scaling is not None and scaling.factors and len(scaling.factors) != turning // 2:
@@ -110,10 +112,12 @@ def _kind(entries: ConfigReader) -> str:
     return kind
 
 
-def _contexts(fields: ConfigReader, entries: ConfigReader, max_positions: int) -> _Contexts:
+def _contexts(fields: ConfigReader, entries: ConfigReader, max_positions: int, default: int | None) -> _Contexts:
     """The lengths after and before scaling; the latter stands among the entries, or outside of them (Phi-3)."""
     name = "original_max_position_embeddings"
     found = {reader.origin: reader.number(name) for reader in (fields, entries) if reader.optional(name) is not None}
+    if default is not None:
+        found.setdefault(fields.origin, default)
     if len(set(found.values())) > 1:
         raise CheckpointError(f"{name} is {found}; expected one value")
     return _Contexts(max_positions, next(iter(found.values()), max_positions))

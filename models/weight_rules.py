@@ -52,6 +52,12 @@ def _split_columns(tensor: torch.Tensor, shapes: Sequence[Shape]) -> Sequence[to
 # Vectors, embeddings [rows, hidden] and matrices kept [in, out]; several stand side by side in the last dimension.
 AS_STORED = Layout(_side_by_side, _split_columns)
 
+# Norms that multiply by one more than what is stored (Gemma).
+PLUS_ONE = Layout(_side_by_side, lambda tensor, shapes: [tensor + 1.0])
+
+# One row of a tensor whose rows are stored each by itself, in the order of their rules.
+ONE_ROW = Layout(lambda shapes: shapes[0][1:], lambda tensor, shapes: [tensor[None]])
+
 # torch.nn.Linear keeps [out, in]; several stand one above the other.
 OUT_IN = Layout(
     lambda shapes: tuple(reversed(_side_by_side(shapes))),
@@ -189,19 +195,32 @@ def read_weights(
                 f"its config says {list(expected)}: config and weights do not belong together"
             )
     weights: dict[str, torch.Tensor] = {}
+    rows: dict[str, list[torch.Tensor]] = {}
     for rule in rules:
         tensor = _load_float32(source, names[rule.source])
         parts = rule.layout.unpack(tensor, [shapes[target] for target in rule.targets])
-        weights |= {target: part.contiguous() for target, part in zip(rule.targets, parts, strict=True)}
+        if rule.layout is ONE_ROW:
+            rows.setdefault(rule.targets[0], []).extend(parts)
+        else:
+            weights |= {target: part.contiguous() for target, part in zip(rule.targets, parts, strict=True)}
+    weights |= {target: _one_tensor(parts) for target, parts in rows.items()}
     _check_copies(source, stored, prefix, copies or {})
     return weights
 
 
 def _check_rules(rules: Sequence[WeightRule], shapes: Mapping[str, Shape]) -> None:
-    targets = [target for rule in rules for target in rule.targets]
+    in_rows = {rule.targets[0] for rule in rules if rule.layout is ONE_ROW}
+    targets = [target for rule in rules for target in rule.targets if rule.layout is not ONE_ROW] + [*in_rows]
     if sorted(targets) != sorted(shapes):
         odd = sorted(set(targets) ^ set(shapes)) or "a name twice"
         raise AssertionError(f"the family's weight rules and its config disagree on {odd}")
+
+
+def _one_tensor(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+    tensor = rows[0].new_empty((len(rows), *rows[0].shape[1:]))
+    for index, row in enumerate(rows):
+        tensor[index] = row[0]
+    return tensor
 
 
 def _stored_name(name: str, stored: Mapping[str, Shape], prefix: str) -> str:

@@ -1,30 +1,41 @@
-"""The families, one small module each: its config mapping and its weight-name mapping, nothing else."""
+"""The families, one small module each: its config mapping and its weight-name mapping, nothing else.
+
+Nothing here needs PyTorch to be installed, but for the layouts of training frameworks, which are not listed here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ...runtime.errors import CheckpointError, UnsupportedModelError
 from ..family import Family
-from ..training_layout import TrainingLayout
 from .bloom import BLOOM
+from .gemma import GEMMA
+from .gemma2 import GEMMA2
+from .gemma3 import GEMMA3_TEXT
 from .gpt2 import GPT2
 from .gpt_neo import GPT_NEO
 from .gpt_neox import GPT_NEOX
 from .gptj import GPTJ
-from .llama import LLAMA, MISTRAL
-from .megatron import MEGATRON
-from .nanogpt import NANOGPT
+from .llama import LLAMA
+from .mistral import MISTRAL
 from .openai_gpt import OPENAI_GPT
 from .opt import OPT
+from .phi import PHI
+from .phi3 import PHI3
+from .qwen2 import QWEN2
+from .qwen3 import QWEN3
+from .stablelm import STABLELM
+from .starcoder2 import STARCODER2
 
 FAMILIES: Mapping[str, Family] = {
-    family.model_type: family for family in (GPT2, LLAMA, MISTRAL, OPENAI_GPT, GPT_NEO, GPTJ, GPT_NEOX, OPT, BLOOM)
-}
-
-# What training frameworks save for themselves, without a config.json.
-TRAINING_LAYOUTS: Sequence[TrainingLayout] = (NANOGPT, MEGATRON)
+    family.model_type: family
+    for family in (
+        OPENAI_GPT, GPT2, GPT_NEO, GPTJ, GPT_NEOX, OPT, BLOOM, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3_TEXT,
+        PHI, PHI3, STABLELM, STARCODER2,
+    )
+}  # fmt: skip
 
 
 def family_of(config: Mapping[str, Any], origin: str) -> Family:

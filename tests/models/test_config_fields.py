@@ -17,10 +17,15 @@ from onnxgpt.runtime.errors import CheckpointError, UnsupportedModelError
 from .conftest import edit_json
 
 FULL_CONTEXT = {"mistral": {"sliding_window": None}}
+WINDOWS_IN_FORCE = {
+    model_type: {"use_sliding_window": True, "sliding_window": 64, "layer_types": ["sliding_attention"] * 32}
+    for model_type in ("qwen2", "qwen3")
+}
 # Another value for fields whose type does not suggest one, or whose neighbours must fit.
 OTHER_VALUES: dict[str, Any] = {
-    "activation_function": "quick_gelu",
-    "hidden_act": "gelu_new",
+    "activation_function": "relu",
+    "hidden_act": "relu",
+    "layer_types": ["full_attention"],
     "num_key_value_heads": 2,
     "n_inner": 100,
     "head_dim": 64,
@@ -42,6 +47,8 @@ OTHER_VALUES: dict[str, Any] = {
     "dtype": "bfloat16",
     "problem_type": "regression",
 }
+# What a refusal speaks of instead of the field.
+NAMED_AS = {"model_type": "another", "num_attention_heads": "rotary_size"}
 # Fields that do not touch the logits of a causal language model in transformers' own code.
 WITHOUT_EFFECT = {
     "attn_pdrop", "embd_pdrop", "resid_pdrop", "attention_dropout", "initializer_range", "use_cache",
@@ -50,7 +57,8 @@ WITHOUT_EFFECT = {
     "pad_token_id", "dtype", "return_dict", "output_hidden_states", "output_attentions", "id2label",
     "label2id", "problem_type", "chunk_size_feed_forward", "transformers_version", "_name_or_path",
     "resid_dropout", "embed_dropout", "classifier_dropout", "hidden_dropout", "dropout", "layerdrop", "init_std",
-    "is_decoder",
+    "is_decoder", "residual_dropout", "embedding_dropout", "max_window_layers", "_sliding_window_pattern",
+    "original_max_position_embeddings",  # without a scaling
 }  # fmt: skip
 
 
@@ -64,12 +72,12 @@ def read(data: dict[str, Any]) -> GPTConfig:
 
 
 def other_value(name: str, value: Any) -> Any:
-    if name in OTHER_VALUES:
+    if name in OTHER_VALUES and OTHER_VALUES[name] != value:
         return OTHER_VALUES[name]
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
-        return value * 2 + 2
+        return value * 2 or 2
     if isinstance(value, float):
         return value * 2 + 0.5
     return "something else" if value is None or isinstance(value, str) else {"0": "other"}
@@ -77,7 +85,7 @@ def other_value(name: str, value: Any) -> Any:
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_every_field_of_transformers_changes_the_config_or_is_harmless_or_refused(model_type: str) -> None:
-    defaults = full_config(model_type)
+    defaults = full_config(model_type) | WINDOWS_IN_FORCE.get(model_type, {})
     config = read(defaults)
     for name, value in defaults.items():
         changed = defaults | {name: other_value(name, value)}
@@ -87,7 +95,7 @@ def test_every_field_of_transformers_changes_the_config_or_is_harmless_or_refuse
         outcome = _outcome(changed)
         assert outcome != config, f"{name} was read and ignored"
         if isinstance(outcome, str):
-            assert (name if name != "model_type" else "another") in outcome
+            assert NAMED_AS.get(name, name) in outcome or name in outcome
 
 
 def _outcome(data: dict[str, Any]) -> GPTConfig | str:
@@ -131,8 +139,16 @@ def test_defaults_left_out_are_those_of_transformers(model_type: str) -> None:
         ("llama", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
         ("llama", {"rope_parameters": {"rope_theta": 1e4, "mystery": 1}}, "mystery"),
         ("llama", {"rope_interleaved": True}, "rope_interleaved"),
-        ("mistral", {"sliding_window": 32}, "sliding_window"),
-        ("mistral", {"sliding_window": ...}, "sliding_window"),  # the default is a window of 4096
+        ("mistral", {"layer_types": ["full_attention"] * 32, "sliding_window": 9}, "layer_types"),
+        ("qwen2", {"use_mrope": True}, "use_mrope"),
+        ("gemma", {"hidden_activation": "relu"}, "hidden_activation"),
+        ("gemma2", {"hidden_act": "gelu"}, "hidden_act"),
+        ("gemma2", {"sliding_window_size": 9}, "sliding_window_size"),
+        ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ("phi3", {"auto_map": {"AutoModelForCausalLM": "modeling_phi4.Phi4ForCausalLM"}}, "auto_map"),
+        ("phi3", {"lm_head_bias": True}, "lm_head_bias"),
+        ("starcoder2", {"norm_type": "rms_norm"}, "norm_type"),
         ("mistral", {"layer_types": ["sliding_attention"]}, "layer_types"),
         ("mistral", {"attention_bias": True}, "attention_bias"),
     ],
@@ -163,6 +179,12 @@ def test_choices_that_are_not_implemented_are_refused_by_name(family: str, chang
         ("llama", {"architectures": 3}, "architectures"),
         ("mistral", {"sliding_window": "wide"}, "sliding_window"),
         ("mistral", {"layer_types": 3}, "layer_types"),
+        ("qwen2", {"layer_types": ["sliding_attention"] * 32}, "use_sliding_window"),
+        ("qwen2", {"use_sliding_window": True, "layer_types": None, "max_window_layers": -1}, "max_window_layers"),
+        ("gemma3_text", {"layer_types": ["windowed"] * 26}, "layer_types"),
+        ("gemma3_text", {"rope_parameters": {"rope_theta": 1e6}}, "rope_parameters"),
+        ("starcoder2", {"layer_norm_epsilon": 0.5}, "disagree"),
+        ("phi3", {"original_max_position_embeddings": 0}, "original_max_position_embeddings"),
     ],
 )
 def test_configs_that_describe_no_model_are_refused(family: str, changes: dict, message: str) -> None:

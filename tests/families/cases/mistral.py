@@ -6,6 +6,8 @@ MODEL_TYPE = "mistral"
 BASE = LLAMA | {"head_dim": 16}
 CASES = {
     "no window": {"sliding_window": None},
+    "a window": {"sliding_window": 20, "rope_theta": 1e6},
+    "a window of one position, no fused kernel": {"sliding_window": 1, "head_dim": 10},
     "a window as wide as the context": {"sliding_window": 192},
-    "one key head": {"sliding_window": None, "num_key_value_heads": 1, "head_dim": 32},
+    "one key head": {"sliding_window": 31, "num_key_value_heads": 1, "head_dim": 32},
 }
