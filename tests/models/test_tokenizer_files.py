@@ -12,6 +12,8 @@ from tokenizers import Tokenizer
 
 from onnxgpt.models.checkpoint import open_checkpoint
 from onnxgpt.runtime.errors import CheckpointError
+from onnxgpt.runtime.tokenizer import StreamDecoder
+from onnxgpt.runtime.tokenizer import Tokenizer as RuntimeTokenizer
 
 from .conftest import edit_json
 
@@ -78,6 +80,46 @@ def test_vocabulary_and_merges_are_converted_to_the_same_ids(copy_of: Copy) -> N
     expected = Tokenizer.from_file(str(FAIRYTALE / "tokenizer.json"))
     assert converted.encode(TEXT).ids == expected.encode(TEXT).ids
     assert converted.decode(converted.encode(TEXT).ids) == TEXT
+
+
+def test_a_beginning_of_text_that_a_directory_asks_for_is_kept(copy_of: Copy) -> None:
+    """OPT's directories have GPT-2's kind of files, and `add_bos_token`."""
+    directory = copy_of("gpt2")
+    whole = json.loads((FAIRYTALE / "tokenizer.json").read_text())["model"]
+    (directory / "tokenizer.json").unlink()
+    (directory / "vocab.json").write_text(json.dumps(whole["vocab"] | {"</s>": 4096}))
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in whole["merges"]]
+    (directory / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    ends = {name: {"content": "</s>", "__type": "AddedToken"} for name in ("bos_token", "eos_token", "unk_token")}
+    edit_json(directory / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer", add_bos_token=True, **ends)
+    converted = _with_vocabulary(directory, 4097)
+    expected = Tokenizer.from_file(str(FAIRYTALE / "tokenizer.json")).encode(TEXT).ids
+    assert converted.encode(TEXT).ids == [4096, *expected]
+    assert converted.encode(TEXT, add_special_tokens=False).ids == expected
+
+
+def test_the_tokenizer_of_gpt_1_is_converted(copy_of: Copy, tmp_path: Path) -> None:
+    """Lower case, accents taken off, words end in </w>; ids and text are those of transformers 4.57's slow class."""
+    directory = copy_of("gpt2")
+    letters = "abcdefghijklmnopqrstuvwxyz.,!'"
+    pieces = ["<unk>", *(letter + end for letter in letters for end in ("", "</w>")), "th", "the</w>", "on"]
+    (directory / "tokenizer.json").unlink()
+    (directory / "tokenizer_config.json").unlink()
+    (directory / "vocab.json").write_text(json.dumps({piece: number for number, piece in enumerate(pieces)}))
+    (directory / "merges.txt").write_text("#version: 0.2\nt h\nth e</w>\no n\n")
+    gpt_1 = transformers.OpenAIGPTConfig(n_embd=32, n_layer=1, n_head=4, n_positions=16, vocab_size=64)
+    transformers.OpenAIGPTLMHeadModel(gpt_1).save_pretrained(directory)
+    files = open_checkpoint(directory).files
+    converted = Tokenizer.from_str(files["tokenizer.json"].decode())
+    ids = converted.encode("The Lion, naïve!\nthe on 3").ids
+    assert ids == [62, 23, 17, 29, 28, 56, 27, 1, 17, 43, 10, 58, 62, 29, 28, 0]
+    assert converted.decode(ids) == "the lion , naive ! the on"  # the 3 is unknown
+
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(files["tokenizer.json"])
+    runtime = RuntimeTokenizer(path)
+    stream = StreamDecoder(runtime)
+    assert "".join([*(stream.push(number) for number in ids), stream.flush()]) == runtime.decode(ids)
 
 
 def _with_vocabulary(directory: Path, size: int) -> Tokenizer:
