@@ -216,8 +216,25 @@ def catalogue() -> list[dict[str, Any]]:
     return entries
 
 
-def families() -> list[str]:
-    """The families of checkpoints that can be exported, by the `model_type` of their config."""
+def families() -> list[dict[str, Any]]:
+    """The families of checkpoints that can be exported: `model_type`, models of it, its name in GGUF, what is cut short."""
     from .models.families import FAMILIES
 
-    return sorted(FAMILIES)
+    return [
+        {
+            "model_type": family.model_type,
+            "known_as": family.known_as,
+            "gguf": family.gguf.architecture if family.gguf else None,
+            "limits": family.limits or None,
+        }
+        for family in sorted(FAMILIES.values(), key=lambda family: family.model_type)
+    ]
+
+
+def families_as_markdown() -> str:
+    """The table of families as README has it."""
+    lines = ["| `model_type` | models | GGUF | limits |", "|---|---|---|---|"]
+    for family in families():
+        cells = (f"`{family['model_type']}`", family["known_as"], f"`{family['gguf']}`" if family["gguf"] else "–")
+        lines.append(f"| {' | '.join(cells)} | {family['limits'] or '–'} |")
+    return "\n".join(lines) + "\n"

@@ -76,9 +76,7 @@ class GPTConfig:
     embedding_size: int | None = None  # width of the token embedding, projected to and from hidden_size; None: the same
     rotary_theta: float = 10000.0
     rotary_scaling: RotaryScaling | None = None
-    local_rotary_theta: float | None = (
-        None  # of layers with a window; None: they turn as the others do
-    )
+    local_rotary_theta: float | None = None  # of layers with a window; None: they turn as the others do
     rotary_size: int | None = None  # leading elements of each head that rotate; None: all of them
     rotary_interleaved: bool = False  # pairs (0, 1), (2, 3), … instead of (0, n/2), (1, n/2 + 1), …
 

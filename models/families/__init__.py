@@ -6,36 +6,37 @@ Nothing here needs PyTorch to be installed, but for the layouts of training fram
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from ...runtime.errors import CheckpointError, UnsupportedModelError
 from ..family import Family
-from .bloom import BLOOM
-from .gemma import GEMMA
-from .gemma2 import GEMMA2
-from .gemma3 import GEMMA3_TEXT
-from .gpt2 import GPT2
-from .gpt_neo import GPT_NEO
-from .gpt_neox import GPT_NEOX
-from .gptj import GPTJ
-from .llama import LLAMA
-from .mistral import MISTRAL
-from .openai_gpt import OPENAI_GPT
-from .opt import OPT
-from .phi import PHI
-from .phi3 import PHI3
-from .qwen2 import QWEN2
-from .qwen3 import QWEN3
-from .stablelm import STABLELM
-from .starcoder2 import STARCODER2
+
+# The registry: a family is its module here and one line below.
+_MODULES = (
+    "openai_gpt",
+    "gpt2",
+    "gpt_neo",
+    "gptj",
+    "gpt_neox",
+    "opt",
+    "bloom",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "phi",
+    "phi3",
+    "stablelm",
+    "starcoder2",
+)
 
 FAMILIES: Mapping[str, Family] = {
-    family.model_type: family
-    for family in (
-        OPENAI_GPT, GPT2, GPT_NEO, GPTJ, GPT_NEOX, OPT, BLOOM, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3_TEXT,
-        PHI, PHI3, STABLELM, STARCODER2,
-    )
-}  # fmt: skip
+    family.model_type: family for family in (import_module(f".{name}", __name__).FAMILY for name in _MODULES)
+}
 
 
 def family_of(config: Mapping[str, Any], origin: str) -> Family:

@@ -66,8 +66,9 @@ def weight_rules(config: GPTConfig) -> list[WeightRule]:
     ]
 
 
-BLOOM = Family(
+FAMILY = Family(
     model_type="bloom",
+    known_as="BLOOM, BLOOMZ",
     architectures=("BloomForCausalLM", "BloomModel"),
     read_config=read_config,
     weight_rules=weight_rules,

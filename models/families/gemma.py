@@ -61,6 +61,6 @@ def gemma_rules(config: GPTConfig, names: Names = NAMES) -> list[WeightRule]:
     return llama_like_rules(config, names, norms=PLUS_ONE)
 
 
-GEMMA = llama_like_family(
+FAMILY = llama_like_family(
     "gemma", "Gemma", known_as="Gemma 2B and 7B, CodeGemma", read_config=read_config, weight_rules=gemma_rules
 )

@@ -44,4 +44,4 @@ def weight_rules(config: GPTConfig) -> list[WeightRule]:
     return gemma_rules(config, {**NAMES, **NORMS})
 
 
-GEMMA2 = llama_like_family("gemma2", "Gemma2", known_as="Gemma 2", read_config=read_config, weight_rules=weight_rules)
+FAMILY = llama_like_family("gemma2", "Gemma2", known_as="Gemma 2", read_config=read_config, weight_rules=weight_rules)

@@ -61,11 +61,11 @@ def weight_rules(config: GPTConfig) -> list[WeightRule]:
     return gemma_rules(config, {**NAMES, **NORMS, **HEAD_NORMS})
 
 
-GEMMA3_TEXT = llama_like_family(
+FAMILY = llama_like_family(
     "gemma3_text",
     "Gemma3",
     known_as="Gemma 3 270M and 1B",
     read_config=read_config,
     weight_rules=weight_rules,
-    limits="text models, not those with vision (gemma3)",
+    limits="text models; with vision (gemma3) no",
 )

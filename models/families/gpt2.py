@@ -11,7 +11,9 @@ from ..weight_rules import OUT_IN, WeightRule, per_layer
 def read_config(fields: ConfigReader) -> GPTConfig:
     """transformers' `GPT2Config`."""
     # reorder_and_upcast_attn multiplies in another order, for half precision: the same product in float32.
-    fields.harmless("reorder_and_upcast_attn", "n_ctx", "resid_pdrop", "embd_pdrop", "attn_pdrop")
+    fields.harmless(
+        "reorder_and_upcast_attn", "n_ctx", "resid_pdrop", "embd_pdrop", "attn_pdrop", "predict_special_tokens"
+    )
     hidden_size, num_heads = fields.number("n_embd"), fields.number("n_head")
     return GPTConfig(
         family="gpt2",
@@ -61,8 +63,9 @@ def weight_rules(config: GPTConfig) -> list[WeightRule]:
     ]
 
 
-GPT2 = Family(
+FAMILY = Family(
     model_type="gpt2",
+    known_as="GPT-2, DistilGPT-2, DialoGPT, Cerebras-GPT",
     architectures=("GPT2LMHeadModel", "GPT2Model"),
     read_config=read_config,
     weight_rules=weight_rules,

@@ -88,8 +88,9 @@ def weight_rules(config: GPTConfig) -> list[WeightRule]:
     ]
 
 
-GPT_NEO = Family(
+FAMILY = Family(
     model_type="gpt_neo",
+    known_as="GPT-Neo, TinyStories",
     architectures=("GPTNeoForCausalLM", "GPTNeoModel"),
     read_config=read_config,
     weight_rules=weight_rules,

@@ -72,8 +72,9 @@ def weight_rules(config: GPTConfig) -> list[WeightRule]:
     ]
 
 
-GPT_NEOX = Family(
+FAMILY = Family(
     model_type="gpt_neox",
+    known_as="GPT-NeoX, Pythia, Dolly 2, RedPajama-INCITE",
     architectures=("GPTNeoXForCausalLM", "GPTNeoXModel"),
     read_config=read_config,
     weight_rules=weight_rules,

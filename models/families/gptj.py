@@ -73,8 +73,9 @@ def weight_rules(config: GPTConfig) -> list[WeightRule]:
     ]
 
 
-GPTJ = Family(
+FAMILY = Family(
     model_type="gptj",
+    known_as="GPT-J",
     architectures=("GPTJForCausalLM", "GPTJModel"),
     read_config=read_config,
     weight_rules=weight_rules,

@@ -23,7 +23,7 @@ def read_config(fields: ConfigReader) -> GPTConfig:
     )
 
 
-LLAMA = replace(
+FAMILY = replace(
     llama_like_family(
         "llama",
         "Llama",

@@ -22,4 +22,4 @@ def read_config(fields: ConfigReader) -> GPTConfig:
     return replace(config, windows=windows_everywhere(window, config))
 
 
-MISTRAL = llama_like_family("mistral", "Mistral", known_as="Mistral 7B", read_config=read_config)
+FAMILY = llama_like_family("mistral", "Mistral", known_as="Mistral 7B", read_config=read_config)

@@ -61,8 +61,9 @@ def weight_rules(config: GPTConfig) -> list[WeightRule]:
     ]
 
 
-OPENAI_GPT = Family(
+FAMILY = Family(
     model_type="openai-gpt",
+    known_as="GPT-1",
     architectures=("OpenAIGPTLMHeadModel", "OpenAIGPTModel"),
     read_config=read_config,
     weight_rules=weight_rules,

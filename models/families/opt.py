@@ -77,8 +77,9 @@ def weight_rules(config: GPTConfig) -> list[WeightRule]:
     ]
 
 
-OPT = Family(
+FAMILY = Family(
     model_type="opt",
+    known_as="OPT, Galactica",
     architectures=("OPTForCausalLM", "OPTModel"),
     read_config=read_config,
     weight_rules=weight_rules,

@@ -51,6 +51,6 @@ def weight_rules(config: GPTConfig) -> list[WeightRule]:
     return llama_like_rules(config, {**names, **own}, final_norm="final_layernorm")
 
 
-PHI = llama_like_family(
+FAMILY = llama_like_family(
     "phi", "Phi", known_as="Phi-1, Phi-1.5, Phi-2", read_config=read_config, weight_rules=weight_rules
 )

@@ -45,7 +45,7 @@ def weight_rules(config: GPTConfig) -> list[WeightRule]:
     )
 
 
-PHI3 = llama_like_family(
+FAMILY = llama_like_family(
     "phi3",
     "Phi3",
     known_as="Phi-3-mini, Phi-3-medium, Phi-3.5-mini, Phi-4, Phi-4-mini",

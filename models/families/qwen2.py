@@ -25,4 +25,4 @@ def qwen_windows(fields: ConfigReader) -> tuple[int, ...]:
     return windows_by_layer(fields, fields.number("num_hidden_layers"), window, lambda layer: layer >= first)
 
 
-QWEN2 = llama_like_family("qwen2", "Qwen2", known_as="Qwen1.5, Qwen2, Qwen2.5", read_config=read_config)
+FAMILY = llama_like_family("qwen2", "Qwen2", known_as="Qwen1.5, Qwen2, Qwen2.5", read_config=read_config)

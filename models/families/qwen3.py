@@ -30,6 +30,6 @@ def weight_rules(config: GPTConfig) -> list[WeightRule]:
     return llama_like_rules(config, {**NAMES, **HEAD_NORMS})
 
 
-QWEN3 = llama_like_family(
+FAMILY = llama_like_family(
     "qwen3", "Qwen3", known_as="Qwen3 0.6B to 32B", read_config=read_config, weight_rules=weight_rules
 )

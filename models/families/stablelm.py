@@ -48,7 +48,7 @@ def weight_rules(config: GPTConfig) -> list[WeightRule]:
     return [*llama_like_rules(config), *(per_layer(config, head_norms) if config.query_key_norm else ())]
 
 
-STABLELM = llama_like_family(
+FAMILY = llama_like_family(
     "stablelm",
     "StableLm",
     known_as="StableLM 3B, StableLM 2 1.6B and 12B",

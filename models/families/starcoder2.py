@@ -50,6 +50,6 @@ def weight_rules(config: GPTConfig) -> list[WeightRule]:
     return llama_like_rules(config, {**names, "mlp.c_fc": ["mlp.up"], "mlp.c_proj": ["mlp.down"]})
 
 
-STARCODER2 = llama_like_family(
+FAMILY = llama_like_family(
     "starcoder2", "Starcoder2", known_as="StarCoder2 3B, 7B and 15B", read_config=read_config, weight_rules=weight_rules
 )
