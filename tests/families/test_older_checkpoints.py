@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from onnxgpt.models.checkpoint import open_checkpoint
+from onnxgpt.models.checkpoint import build_gpt, open_checkpoint
 from onnxgpt.models.families import FAMILIES
 from onnxgpt.runtime.errors import CheckpointError
 
@@ -70,3 +70,18 @@ def test_every_tensor_is_needed_and_has_its_shape(model_type: str, tmp_path: Pat
         save_file(tensors | {name: tensors[name][:-1].clone()}, path)
         with pytest.raises(CheckpointError, match=rf"{re.escape(name)} has shape"):
             open_checkpoint(directory)
+
+
+def test_gptj_without_rotary_dim_turns_the_whole_of_its_one_head(tmp_path: Path) -> None:
+    """transformers 4 took null, which its code can compute where there is one head; transformers 5 refuses it."""
+    model = tiny_model("gptj", {"n_embd": 32, "n_layer": 2, "n_head": 1, "n_positions": 64, "rotary_dim": 16})
+    model.config.__dict__["rotary_dim"] = None
+    turning = type(model)(model.config).eval()
+    turning.load_state_dict(model.state_dict())
+    assert turning.transformer.h[0].attn.rotary_dim is None
+    ours = build_gpt(open_checkpoint(save(turning, tmp_path)))
+    ids = torch.randint(1, 256, (1, 24), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = turning(ids, use_cache=False).logits
+        assert (expected - model(ids, use_cache=False).logits).abs().max() > 0.01
+        assert (ours(ids, torch.ones_like(ids))[0] - expected).abs().max() <= 1e-4
