@@ -21,8 +21,6 @@ from onnxgpt.keeping import judge_kept
 from onnxgpt.models.catalog import pull
 from onnxgpt.models.checkpoint import Checkpoint, open_checkpoint
 from onnxgpt.quantize import quantize_bundle
-from onnxgpt.quantize.quality import measure_quality
-from onnxgpt.quantize.text_files import EvaluationText
 from onnxgpt.runtime.bundle import Bundle
 from onnxgpt.runtime.errors import ExportError, OptionError, QuantizationError
 
@@ -233,19 +231,19 @@ def test_what_cannot_be_kept_is_refused(options: dict[str, Any], message: str, t
 
 
 SMOLLM2 = "smollm2-135m-instruct"
-CORPUS = Path(__file__).parents[2] / "quantize" / "texts" / "evaluation.txt"
 
 
 @pytest.mark.slow
 def test_smollm2_keeps_its_blocks_and_loses_less_than_llama_cpp(tmp_path: Path) -> None:
-    """llama.cpp's own figure on the same file, with its int8 activations, is 0.0028 nats."""
+    """llama.cpp's own figure on the same file, with int8 activations throughout, is 0.0028 nats on tales."""
     pull(SMOLLM2)
-    full = export_bundle(SMOLLM2, tmp_path / "full")
     kept = export_bundle(SMOLLM2, tmp_path / "kept", keep_quantization=True, judge=judge_kept)
     assert kept.manifest.quantization is not None
     assert kept.manifest.quantization["kept"] == {"Q4_1": 210, "Q8_0": 1}
     assert kept.manifest.quantization["largest_weight_difference"] == 0
-    assert measure_quality(kept, full, EvaluationText.read(CORPUS), layers=False).mean_kl <= 0.0015
+    assert kept.manifest.quality is not None
+    assert kept.manifest.quality["text"]["name"] == "evaluation.txt"
+    assert kept.manifest.quality["mean_kl"] <= 0.0015
     assert kept.weight_bytes <= 115e6
 
 
