@@ -218,7 +218,7 @@ def test_a_published_config_of_transformers_4_is_read() -> None:
     assert (config.rotary_theta, config.head_size, config.tied_head) == (100000.0, 64, True)
 
 
-@pytest.mark.parametrize("family", ["bert", "rwkv", None])
+@pytest.mark.parametrize("family", ["bert", "rwkv", "gemma3", None])
 def test_unknown_families_are_refused(copy_of: Callable[[str], Path], family: str | None) -> None:
     directory = copy_of("gpt2")
     edit_json(directory / "config.json", model_type=family)
