@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .cli_options import RecipesCommand, given_fields, json_option, lora_option, recipe_options
 from .runtime.errors import ParityError
 from .runtime.memory import format_bytes
-from .terminal import HouseCommand, needs_extra, note, print_json, progress_on_stderr
+from .terminal import HouseCommand, Progress, needs_extra, note, print_json, progress_on_stderr
+
+if TYPE_CHECKING:
+    from .runtime.bundle import Bundle
 
 
 @click.command(cls=HouseCommand)
@@ -29,6 +32,13 @@ from .terminal import HouseCommand, needs_extra, note, print_json, progress_on_s
 @lora_option
 @click.option("--tokenizer", metavar="DIR_OR_FILE", help="A tokenizer, instead of the checkpoint's own.")
 @click.option("--keep-quantization", is_flag=True, help="Keep a GGUF file's blocks as they are.")
+@click.option(
+    "--via",
+    type=click.Choice(["native", "optimum"]),
+    default="native",
+    show_default=True,
+    help="optimum: any architecture that it knows; plainer graphs.",
+)
 @click.option("--force", is_flag=True, help="Replace the bundle at --out.")
 def export(
     source: str,
@@ -39,6 +49,7 @@ def export(
     lora: tuple[str, ...],
     tokenizer: str | None,
     keep_quantization: bool,
+    via: str,
     force: bool,
 ) -> None:
     """Make a bundle from a checkpoint, and prove it.
@@ -53,29 +64,34 @@ def export(
     onnxgpt export smollm2-135m-instruct --out smol
     onnxgpt export ./my-gpt2 --lora ./my-adapter=0.5 --out tuned
     onnxgpt export model-q4_1.gguf --keep-quantization --out small
+    onnxgpt export ./my-falcon --via optimum --out falcon
     """
+    if via == "optimum":
+        given = {"--operators": operators != "fused", "--dtype": dtype != "float32", "--lora": lora,
+                 "--keep-quantization": keep_quantization}  # fmt: skip
+        unfit = [option for option, value in given.items() if value]
+        if unfit:
+            raise click.UsageError(f"{unfit[0]} has no effect with --via optimum")
     with progress_on_stderr() as progress, needs_extra("export"):
-        from .export import export_bundle
-        from .models.lora import adapter_from_text
+        if via == "optimum":
+            from .export import export_with_optimum
 
-        judge = None
-        if keep_quantization:
-            from .keeping import judge_kept
-
-            judge = partial(judge_kept, progress=progress)
-        bundle = export_bundle(
-            source,
-            out,
-            dtype=dtype,
-            operators=operators,
-            revision=revision,
-            lora=[adapter_from_text(text) for text in lora],
-            tokenizer=tokenizer,
-            keep_quantization=keep_quantization,
-            judge=judge,
-            force=force,
-            progress=progress,
-        )
+            bundle = export_with_optimum(
+                source, out, revision=revision, tokenizer=tokenizer, force=force, progress=progress
+            )
+        else:
+            bundle = _export_natively(
+                source,
+                out,
+                dtype=dtype,
+                operators=operators,
+                revision=revision,
+                lora=lora,
+                tokenizer=tokenizer,
+                keep_quantization=keep_quantization,
+                force=force,
+                progress=progress,
+            )
     from .inspecting import parity_line, quality_line, recipe_line
 
     manifest = bundle.manifest
@@ -84,6 +100,28 @@ def export(
     else:
         note(f"{manifest.name}: {recipe_line(manifest.quantization)}; {quality_line(manifest.quality)}")
     click.echo(out)
+
+
+def _export_natively(
+    source: str, out: str, *, lora: tuple[str, ...], keep_quantization: bool, progress: Progress | None, **options: Any
+) -> Bundle:
+    from .export import export_bundle
+    from .models.lora import adapter_from_text
+
+    judge = None
+    if keep_quantization:
+        from .keeping import judge_kept
+
+        judge = partial(judge_kept, progress=progress)
+    return export_bundle(
+        source,
+        out,
+        lora=[adapter_from_text(text) for text in lora],
+        keep_quantization=keep_quantization,
+        judge=judge,
+        progress=progress,
+        **options,
+    )
 
 
 @click.command("import", cls=HouseCommand)
@@ -215,12 +253,11 @@ def verify(bundle: str, against: str | None, revision: str | None, lora: tuple[s
     report = None
     if against is not None:
         with progress_on_stderr() as progress, needs_extra("export"):
-            from .export import prove_parity
-            from .models.checkpoint import open_checkpoint
+            from .export import prove_against_source
             from .models.lora import adapter_from_text
 
             adapters = [adapter_from_text(text) for text in lora]
-            report = prove_parity(opened, open_checkpoint(against, revision=revision, lora=adapters), progress=progress)
+            report = prove_against_source(opened, against, revision=revision, lora=adapters, progress=progress)
     files = opened.manifest.files
     parity = None if report is None else report.to_dict()
     if as_json:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..runtime.bundle import Bundle
     from .parity import ParityReport
 
-__all__ = ["export_bundle", "prove_parity"]
+__all__ = ["export_bundle", "export_with_optimum", "prove_against_source", "prove_parity"]
 
 
 def export_bundle(
@@ -103,6 +103,73 @@ def _export_kept(
     from .keeping import export_source_kept
 
     return export_source_kept(source, out, judge=judge, **options)
+
+
+def export_with_optimum(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    progress: Callable[[str, float | None], None] | None = None,
+) -> Bundle:
+    """Export a model of any architecture that optimum knows, and prove it against transformers through the runtime.
+
+    The graph is optimum's, float32: it has no fused operators, and rows of a batch are computed one by one. A family
+    that `export_bundle` knows is better exported by it.
+
+    Args:
+        source: a Hugging Face directory or a hub id.
+        out: the bundle's directory, which is written whole or not at all.
+        revision: a branch, tag or commit of a hub id.
+        tokenizer: a directory that holds a tokenizer, or a `tokenizer.json`, instead of the checkpoint's own.
+        force: replace an existing bundle.
+        progress: called with what is being done and the fraction of it that is done, or None.
+
+    Raises:
+        OptionError: a revision for something that is not on a hub.
+        OutputExistsError: `out` exists and `force` is false.
+        SourceNotFoundError, CheckpointError, DownloadError: the source can't be opened.
+        UnsupportedModelError: an architecture that optimum does not know, or that is no GPT.
+        ExportError: optimum is not installed, or failed.
+        ParityError: the graph does not compute what transformers computes; nothing was written.
+    """
+    from .optimum_route import export_with_optimum as export
+
+    return export(source, out, revision=revision, tokenizer=tokenizer, force=force, progress=progress)
+
+
+def prove_against_source(
+    bundle: Bundle,
+    source: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    lora: Sequence[LoraChoice] = (),
+    progress: Callable[[str, float | None], None] | None = None,
+) -> ParityReport:
+    """Compare a bundle with a checkpoint, run by our own GPT, or by transformers where optimum exported the bundle.
+
+    Raises:
+        OptionError: adapters with a bundle that optimum exported.
+        SourceNotFoundError, CheckpointError, UnsupportedModelError, DownloadError: the source can't be opened.
+        ParityError: the bundle's architecture is another than the checkpoint's.
+        BundleError: the bundle's graph can't be loaded.
+    """
+    from pathlib import Path
+
+    from ..runtime.errors import OptionError
+
+    if bundle.manifest.source.get("via") is None:
+        from ..models.checkpoint import open_checkpoint
+
+        text = source if isinstance(source, str) else Path(source)
+        return prove_parity(bundle, open_checkpoint(text, revision=revision, lora=lora), progress=progress)
+    if lora:
+        raise OptionError(f"{bundle.manifest.name} was exported by optimum, which merges no adapters: leave them out")
+    from .optimum_route import prove_optimum_parity
+
+    return prove_optimum_parity(bundle, source, revision=revision, progress=progress)
 
 
 def prove_parity(

@@ -1,11 +1,11 @@
-"""Parity: the PyTorch GPT against the exported bundle, through the runtime that users run."""
+"""Parity: a model in PyTorch against the exported bundle, through the runtime that users run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -89,29 +89,73 @@ def prove_parity(bundle: Bundle, checkpoint: Checkpoint, *, progress: Progress |
         ParityError: the bundle's architecture is another than the checkpoint's.
         BundleError: the bundle's graph can't be loaded.
     """
-    config = checkpoint.config
-    _check_same_architecture(bundle, config)
-    graph = bundle.manifest.graph
-    session = Session.open(
-        bundle.graph_path,
-        target=graph.target,
-        shares_cache_buffer=graph.shares_cache_buffer,
-        context_length=bundle.manifest.context_length,
-    )
-    gpt = build_gpt(checkpoint)
+    _check_same_architecture(bundle, checkpoint.config)
+    return prove_against(bundle, GptReference(build_gpt(checkpoint)), progress=progress)
+
+
+class Reference(Protocol):
+    """The model in eager PyTorch, float32, that a bundle has to be."""
+
+    name: str  # what computes it, and its version
+    context_length: int
+    vocab_size: int
+
+    def logits(self, ids: Sequence[int]) -> Sequence[Logits]:
+        """Logits [vocabulary] of every position of a text."""
+        ...
+
+    def greedy_logits(self, prompt: Sequence[int], count: int) -> Sequence[Logits]:
+        """Logits [vocabulary] from which each of `count` tokens of the greedy continuation is chosen."""
+        ...
+
+
+class GptReference:
+    """Our own GPT as a `Reference`."""
+
+    def __init__(self, gpt: GPT) -> None:
+        self.name = f"torch {torch.__version__}"
+        self.context_length = gpt.config.context_length
+        self.vocab_size = gpt.config.vocab_size
+        self._gpt = gpt
+
+    def logits(self, ids: Sequence[int]) -> list[Logits]:
+        """See `Reference`."""
+        row = torch.tensor([list(ids)])
+        logits, _ = self._gpt(row, torch.ones_like(row))
+        return list(logits[0].numpy())
+
+    def greedy_logits(self, prompt: Sequence[int], count: int) -> list[Logits]:
+        """See `Reference`."""
+        ids, past = torch.tensor([list(prompt)]), self._gpt.empty_past(1)
+        results: list[Logits] = []
+        for step in range(count):
+            logits, past = self._gpt(ids, torch.ones((1, len(prompt) + step), dtype=torch.int64), past, 1)
+            results.append(logits[0, -1].numpy())
+            ids = logits[:, -1:].argmax(dim=-1)
+        return results
+
+
+def prove_against(bundle: Bundle, model: Reference, *, progress: Progress | None = None) -> ParityReport:
+    """Compare the bundle with a model in eager PyTorch. A graph that reads no text in pieces is not asked to.
+
+    Raises:
+        BundleError: the bundle's graph can't be loaded.
+    """
+    session = Session.open_bundle(bundle)
     report = progress or (lambda message, fraction: None)
     with torch.inference_mode():
         report("comparing a whole prompt with PyTorch", 0.0)
-        cases = [_prefill(gpt, session)]
-        report("comparing a prompt in chunks with PyTorch", 0.25)
-        cases.append(_chunked_prefill(gpt, session))
+        cases = [_prefill(model, session)]
+        if bundle.manifest.graph.chunked_prefill:
+            report("comparing a prompt in chunks with PyTorch", 0.25)
+            cases.append(_chunked_prefill(model, session))
         report("comparing a ragged batch with PyTorch", 0.5)
-        cases.append(_ragged_batch(gpt, session))
+        cases.append(_ragged_batch(model, session))
         report("comparing single steps with PyTorch", 0.75)
-        steps, identical, total, tie = _greedy_steps(gpt, session)
+        steps, identical, total, tie = _greedy_steps(model, session)
         cases.insert(1, steps)
     return ParityReport(
-        reference=f"torch {torch.__version__}",
+        reference=model.name,
         runtime=f"onnxruntime {ort.__version__}, {session.provider}",
         tolerance=TOLERANCE,
         cases=tuple(cases),
@@ -145,27 +189,27 @@ def prompt_ids(length: int, vocab_size: int, seed: int = 1) -> list[int]:
     return ids
 
 
-def _prefill(gpt: GPT, session: Session) -> ParityCase:
-    ids = prompt_ids(min(_LONG_PROMPT, gpt.config.context_length), gpt.config.vocab_size)
+def _prefill(model: Reference, session: Session) -> ParityCase:
+    ids = prompt_ids(min(_LONG_PROMPT, model.context_length), model.vocab_size)
     with session.new_cache() as cache:
         found = session.step(np.array([ids]), cache, keep=0)[0]
-        return compare("prefill", _eager(gpt, [ids])[0], list(found))
+        return compare("prefill", model.logits(ids), list(found))
 
 
-def _chunked_prefill(gpt: GPT, session: Session) -> ParityCase:
+def _chunked_prefill(model: Reference, session: Session) -> ParityCase:
     """Chunks of growing and unequal length, one single token among them."""
-    ids = prompt_ids(min(_LONG_PROMPT, gpt.config.context_length), gpt.config.vocab_size, seed=2)
+    ids = prompt_ids(min(_LONG_PROMPT, model.context_length), model.vocab_size, seed=2)
     marks = sorted({0, 1, len(ids) // 8, len(ids) // 3, len(ids)})
     found: list[Logits] = []
     with session.new_cache() as cache:
         for start, stop in pairwise(marks):
             found += list(session.step(np.array([ids[start:stop]]), cache, keep=0)[0].copy())
-    return compare("chunked prefill", _eager(gpt, [ids])[0], found)
+    return compare("chunked prefill", model.logits(ids), found)
 
 
-def _ragged_batch(gpt: GPT, session: Session) -> ParityCase:
+def _ragged_batch(model: Reference, session: Session) -> ParityCase:
     """Rows of unequal length, prefilled one by one, then stepped together; each row is judged alone in PyTorch."""
-    context, vocabulary = gpt.config.context_length, gpt.config.vocab_size
+    context, vocabulary = model.context_length, model.vocab_size
     steps = min(_RAGGED_STEPS, context - 1)
     longest = min(_PROMPT, context - steps)
     lengths = [longest, max(1, longest // 3), max(1, longest // 2)]
@@ -183,22 +227,22 @@ def _ragged_batch(gpt: GPT, session: Session) -> ParityCase:
     expected = [
         logits
         for row, length in zip(rows, lengths, strict=True)
-        for logits in _eager(gpt, [row])[0][length - 1 : length + steps]
+        for logits in model.logits(row)[length - 1 : length + steps]
     ]
     return compare("ragged batch", expected, [logits for results in found for logits in results])
 
 
-def _greedy_steps(gpt: GPT, session: Session) -> tuple[ParityCase, int, int, bool]:
+def _greedy_steps(model: Reference, session: Session) -> tuple[ParityCase, int, int, bool]:
     """PyTorch's greedy text, and the bundle's logits along it: its own text is the same until they first disagree.
 
     Returns:
         The comparison of the first steps, how many tokens are identical, how many there are, and whether the first
         that differs ties.
     """
-    total = max(1, min(_GREEDY_TOKENS, gpt.config.context_length // 2))
-    prompt = prompt_ids(max(1, min(_PROMPT, gpt.config.context_length - total)), gpt.config.vocab_size, seed=7)
+    total = max(1, min(_GREEDY_TOKENS, model.context_length // 2))
+    prompt = prompt_ids(max(1, min(_PROMPT, model.context_length - total)), model.vocab_size, seed=7)
     # One side after the other: two thread pools that take turns at every step would wait for each other's threads.
-    expected = _greedy_text(gpt, prompt, total)
+    expected = model.greedy_logits(prompt, total)
     tokens = [int(logits.argmax()) for logits in expected]
     inputs = [prompt, *([token] for token in tokens[:-1])]
     with session.new_cache() as cache:
@@ -209,23 +253,6 @@ def _greedy_steps(gpt: GPT, session: Session) -> tuple[ParityCase, int, int, boo
         if choice != token:
             return case, step, total, _same_choice(choice, _log_softmax(expected[step]))
     return case, total, total, False
-
-
-def _greedy_text(gpt: GPT, prompt: list[int], count: int) -> list[Logits]:
-    """PyTorch's logits, each [vocabulary], from which it chose each token of its greedy continuation."""
-    ids, past = torch.tensor([prompt]), gpt.empty_past(1)
-    results: list[Logits] = []
-    for step in range(count):
-        logits, past = gpt(ids, torch.ones((1, len(prompt) + step), dtype=torch.int64), past, 1)
-        results.append(logits[0, -1].numpy())
-        ids = logits[:, -1:].argmax(dim=-1)
-    return results
-
-
-def _eager(gpt: GPT, rows: Sequence[Sequence[int]]) -> list[list[Logits]]:
-    ids = torch.tensor(rows)
-    logits, _ = gpt(ids, torch.ones_like(ids))
-    return [list(row.numpy()) for row in logits]
 
 
 def _log_softmax(logits: Logits) -> NDArray[np.float64]:

@@ -212,7 +212,7 @@ def _open_directory(
         "kind": kind,
         "location": location,
         "revision": revision,
-        "license": _license_of(path),
+        "license": license_of(path),
         "sha256": {file.name: _sha256(file) for file in weight_files},
     }
     if extras.adapters:
@@ -229,7 +229,7 @@ def _generation(directory: Path, config: dict[str, Any]) -> bytes:
     return to_json({name: config[name] for name in sorted(GENERATION_FIELDS) if config.get(name) is not None})
 
 
-def _license_of(directory: Path) -> str | None:
+def license_of(directory: Path) -> str | None:
     """What the front matter of the model card says."""
     card = directory / "README.md"
     if not card.is_file():

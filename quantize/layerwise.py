@@ -32,7 +32,8 @@ class LayerQuantizer(Generic[Matrix]):
     def __init__(self, graph: ir.Graph, recipe: QuantRecipe[Matrix], architecture: Mapping[str, Any]):
         self._graph = graph
         self._recipe = recipe
-        heads, kv_heads = int(architecture["num_heads"]), int(architecture["num_kv_heads"])
+        kv_heads = int(architecture["num_kv_heads"])
+        heads = int(architecture.get("num_heads", kv_heads))  # unknown where no matrix shares values either
         self._value_sharing: Sharing = (kv_heads, heads // kv_heads, int(architecture["head_size"]))
         self.changes: Changes[Matrix] = Changes()
 

@@ -87,12 +87,18 @@ def refuse_unfit(bundle: Bundle, recipe: QuantRecipe[Any]) -> None:
             f"{bundle.directory} is quantized already ({manifest.quantization.get('name')}): "
             "quantize its full-precision bundle instead"
         )
-    if manifest.graph.foreign:
+    if manifest.graph.foreign and not manifest.matrices:
         raise QuantizationError(
             f"{bundle.directory} was exported by others ({manifest.source.get('kind')}), and their graphs are run as "
             "they are: make a bundle of the model's checkpoint with onnxgpt export SOURCE --out DIR, and quantize that"
         )
-    if manifest.graph.operators != recipe.operators:
+    if manifest.graph.foreign:
+        if not isinstance(recipe, BlockRecipe) or needs_plan(recipe) or recipe.kv_cache is not None:
+            raise QuantizationError(
+                f"{bundle.directory} has a graph of others, of which only the products are known: {recipe.name} needs "
+                "more; choose int8"
+            )
+    elif manifest.graph.operators != recipe.operators:
         location = manifest.source.get("location") or "SOURCE"
         raise QuantizationError(
             f"{bundle.directory} has {manifest.graph.operators} operators, {recipe.name} takes {recipe.operators}: "

@@ -60,7 +60,11 @@ class SegmentedReading:
         self._stream = self._streamed_values()
         self._done: set[int] = set()  # nodes of the stream that ran
         ids = [window[None] for window in windows]
-        self._held: list[Values] = [{"input_ids": row, "attention_mask": np.ones_like(row)} for row in ids]
+        # A graph that does not work positions out itself takes them as an input.
+        self._held: list[Values] = [
+            {"input_ids": row, "attention_mask": np.ones_like(row), "position_ids": np.arange(row.shape[1])[None]}
+            for row in ids
+        ]
 
     def read(self, names: Sequence[str]) -> Iterator[Values]:
         """Run on as far as the named values need, and give them window by window.
