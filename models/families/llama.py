@@ -13,6 +13,7 @@ from .llama_like import llama_like_family, read_llama_like
 def read_config(fields: ConfigReader) -> GPTConfig:
     """transformers' `LlamaConfig`."""
     fields.harmless("attention_dropout", "is_llama_config")
+    fields.harmless("max_sequence_length")  # beside max_position_embeddings in the first conversions; never read
     fields.inactive("rope_interleaved", False)  # nanotron's note; transformers rotates halves whatever it says
     bias = fields.flag("attention_bias", False)
     return replace(
