@@ -39,11 +39,11 @@ GENERATION_FIELDS = frozenset({
 _COMMON_HARMLESS = GENERATION_FIELDS | frozenset({
     # provenance and storage
     "model_type", "transformers_version", "_name_or_path", "name_or_path", "_commit_hash", "dtype",
-    "torch_dtype", "torchscript", "use_bfloat16", "transformers.js_config",
+    "torch_dtype", "torchscript", "use_bfloat16", "transformers.js_config", "custom_pipelines",
     # what a forward call returns, and how it is computed (the same numbers)
     "output_hidden_states", "output_attentions", "output_scores", "return_dict", "return_dict_in_generate",
     "use_cache", "chunk_size_feed_forward", "_attn_implementation", "_attn_implementation_autoset",
-    "attn_implementation", "pretraining_tp",
+    "attn_implementation", "pretraining_tp", "output_past",
     # training and the heads of other tasks
     "initializer_range", "id2label", "label2id", "num_labels", "problem_type", "finetuning_task",
     "task_specific_params", "tf_legacy_loss", "is_decoder", "tie_encoder_decoder", "sep_token_id",

@@ -10,6 +10,7 @@ from ..weight_rules import OUT_IN, WeightRule, per_layer
 
 def read_config(fields: ConfigReader) -> GPTConfig:
     """transformers' `GPT2Config`."""
+    fields.inactive("n_special", 0)
     # reorder_and_upcast_attn multiplies in another order, for half precision: the same product in float32.
     fields.harmless(
         "reorder_and_upcast_attn", "n_ctx", "resid_pdrop", "embd_pdrop", "attn_pdrop", "predict_special_tokens"

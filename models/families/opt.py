@@ -13,6 +13,8 @@ _POSITION_OFFSET = 2  # rows that fairseq kept for padding
 def read_config(fields: ConfigReader) -> GPTConfig:
     """transformers' `OPTConfig`."""
     fields.inactive("layer_norm_elementwise_affine", True)
+    fields.inactive("learned_embeddings", True)  # of the framework that trained Galactica
+    fields.inactive("scale_embeddings", False)
     fields.harmless("dropout", "attention_dropout", "activation_dropout", "layerdrop", "init_std")
     hidden_size, num_heads = fields.number("hidden_size"), fields.number("num_attention_heads")
     embedding_size = fields.number("word_embed_proj_dim", hidden_size)

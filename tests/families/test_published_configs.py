@@ -56,6 +56,17 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         of(12, 64, 6, 50257, 1024, family="gpt2", **LEARNED),
     ),
+    "openai-community/gpt2-xl": (
+        {
+            "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1,
+            "bos_token_id": 50256, "embd_pdrop": 0.1, "eos_token_id": 50256, "initializer_range": 0.02,
+            "layer_norm_epsilon": 1e-05, "model_type": "gpt2", "n_ctx": 1024, "n_embd": 1600, "n_head": 25,
+            "n_layer": 48, "n_positions": 1024, "n_special": 0, "output_past": True, "predict_special_tokens": True,
+            "resid_pdrop": 0.1, **SUMMARY, "vocab_size": 50257,
+            "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+        },
+        of(25, 64, 48, 50257, 1024, family="gpt2", **LEARNED),
+    ),
     "microsoft/DialoGPT-small": (
         {
             "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1,
@@ -129,6 +140,31 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         of(64, 96, 44, 50432, 2048, family="gpt_neox", position="rotary", rotary_size=24, norm="layernorm",
            activation="gelu_tanh", residual="parallel", tied_head=False),
     ),
+    "databricks/dolly-v2-3b": (
+        {
+            "_name_or_path": "EleutherAI/pythia-2.8b", "architectures": ["GPTNeoXForCausalLM"], "bos_token_id": 0,
+            "custom_pipelines": {"text-generation": {"impl": "instruct_pipeline.InstructionTextGenerationPipeline"}},
+            "eos_token_id": 0, "hidden_act": "gelu", "hidden_size": 2560, "initializer_range": 0.02,
+            "intermediate_size": 10240, "layer_norm_eps": 1e-05, "max_position_embeddings": 2048,
+            "model_type": "gpt_neox", "num_attention_heads": 32, "num_hidden_layers": 32, "rotary_emb_base": 10000,
+            "rotary_pct": 0.25, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+            "transformers_version": "4.25.1", "use_cache": True, "use_parallel_residual": True, "vocab_size": 50280,
+        },
+        of(32, 80, 32, 50280, 2048, family="gpt_neox", position="rotary", rotary_size=20, norm="layernorm",
+           activation="gelu", residual="parallel", tied_head=False),
+    ),
+    "togethercomputer/RedPajama-INCITE-Base-3B-v1": (
+        {
+            "architectures": ["GPTNeoXForCausalLM"], "bos_token_id": 0, "eos_token_id": 0, "hidden_act": "gelu",
+            "hidden_size": 2560, "initializer_range": 0.02, "intermediate_size": 10240, "layer_norm_eps": 1e-05,
+            "max_position_embeddings": 2048, "model_type": "gpt_neox", "num_attention_heads": 32,
+            "num_hidden_layers": 32, "rotary_emb_base": 10000, "rotary_pct": 1.0, "tie_word_embeddings": False,
+            "torch_dtype": "float16", "transformers_version": "4.28.1", "use_cache": True,
+            "use_parallel_residual": False, "vocab_size": 50432,
+        },
+        of(32, 80, 32, 50432, 2048, family="gpt_neox", position="rotary", norm="layernorm", activation="gelu",
+           tied_head=False),
+    ),
     "facebook/opt-125m": (
         {
             "_name_or_path": "facebook/opt-125m", "_remove_final_layer_norm": False, "activation_dropout": 0.0,
@@ -153,6 +189,19 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         of(16, 64, 24, 50272, 2048, family="opt", norm_place="after", final_norm=False, embedding_size=512,
            **(LEARNED | {"activation": "relu"})),
+    ),
+    "facebook/galactica-125m": (
+        {
+            "_name_or_path": "facebook/galactica-125m", "_remove_final_layer_norm": False,
+            "activation_function": "gelu", "architectures": ["OPTForCausalLM"], "attention_dropout": 0.1,
+            "bos_token_id": 0, "do_layer_norm_before": True, "dropout": 0.1, "eos_token_id": 2, "ffn_dim": 3072,
+            "hidden_size": 768, "init_std": 0.02, "layerdrop": 0.0, "learned_embeddings": True,
+            "max_position_embeddings": 2048, "model_type": "opt", "num_attention_heads": 12,
+            "num_hidden_layers": 12, "pad_token_id": 1, "scale_embeddings": False, "torch_dtype": "float16",
+            "transformers_version": "4.21.0.dev0", "use_cache": True, "vocab_size": 50000,
+            "word_embed_proj_dim": 768,
+        },
+        of(12, 64, 12, 50000, 2048, family="opt", **(LEARNED | {"activation": "gelu"})),
     ),
     "bigscience/bloom-560m": (
         {
