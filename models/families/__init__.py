@@ -51,7 +51,8 @@ def family_of(config: Mapping[str, Any], origin: str) -> Family:
         raise CheckpointError(f"{origin} has no model_type: expected one of {', '.join(sorted(FAMILIES))}")
     if name not in FAMILIES:
         raise UnsupportedModelError(
-            f"{origin}: the family {name!r} is not implemented; implemented are {', '.join(sorted(FAMILIES))}"
+            f"{origin}: the family {name!r} is not implemented; implemented are {', '.join(sorted(FAMILIES))}; "
+            "others can be exported with --via optimum"
         )
     return FAMILIES[name]
 
