@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from onnxgpt.export.parity import TOLERANCE
+from onnxgpt.export.pipeline import export_checkpoint
 from onnxgpt.models.gpt import GPT
 from onnxgpt.runtime.bundle import Bundle
 from onnxgpt.runtime.model import Model
@@ -162,6 +164,20 @@ def test_the_graph_tells_nothing_of_the_machine_it_was_made_on(exported: Exporte
     text = bundle.graph_path.read_bytes()
     assert b".py" not in text
     assert b"site-packages" not in text
+
+
+def test_parameters_that_are_equal_stay_apart(
+    configs: dict[str, Any], make_gpt: Callable[..., GPT], make_checkpoint: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A model just made has biases of 0 and norms of 1, and training goes on in another one."""
+    gpt = make_gpt(**configs["gpt2"])
+    for name, parameter in gpt.named_parameters():
+        if parameter.dim() == 1:
+            parameter.data.fill_(float("norm.weight" in name))
+    bundle = export_checkpoint(make_checkpoint(gpt), tmp_path / "bundle")
+    names = [initializer.name for initializer in graph_of(bundle).graph.initializer]
+    assert sum(name.endswith("output.bias") for name in names) == gpt.config.num_layers
+    assert_same_logits(gpt, bundle)
 
 
 @pytest.mark.parametrize("operators", ["fused", "standard"])
