@@ -1,7 +1,8 @@
 // The loop: read the prompt, choose a token, tell its text, read it, and so on.
 
+import { UsageError } from "./errors.js";
 import { chooseToken } from "./sampling.js";
-import { resolveSettings, UsageError } from "./settings.js";
+import { resolveSettings } from "./settings.js";
 import { StreamDecoder } from "./stream_decoder.js";
 
 /** A bundle that generates text, on any engine. */

@@ -1,11 +1,7 @@
 // The settings of a text: what the bundle's generation_config.json says, and over it what the caller gives.
 
+import { UsageError } from "./errors.js";
 import { drawSeed } from "./random.js";
-
-/** Something that whoever calls can mend: one clear line. */
-export class UsageError extends Error {
-  name = "UsageError";
-}
 
 const isWhole = Number.isSafeInteger;
 const isNumber = Number.isFinite;

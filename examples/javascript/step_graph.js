@@ -1,5 +1,7 @@
 // The step graph of a bundle with its cache of keys and values: token ids in, logits of the last one out.
 
+import { BundleError } from "./errors.js";
+
 const FIRST_CAPACITY = 64; // positions
 const ARRAYS = { float32: Float32Array, float16: Uint16Array, int8: Int8Array, uint8: Uint8Array };
 
@@ -10,10 +12,11 @@ export class StepGraph {
    * @param {object} session an ort.InferenceSession
    * @param {object} about
    * @param {number} about.contextLength the most positions
+   * @param {number} about.layers as bundle.json has them
    * @param {boolean} about.sharesBuffer past and present may be one buffer (bundle.json, graph.shares_cache_buffer), and
    *     the engine writes into tensors that it is given: onnxruntime-node does, onnxruntime-web copies
    */
-  constructor(ort, session, { contextLength, sharesBuffer }) {
+  constructor(ort, session, { contextLength, layers, sharesBuffer }) {
     this.ort = ort;
     this.session = session;
     this.contextLength = contextLength;
@@ -24,21 +27,25 @@ export class StepGraph {
         past: name,
         present: name.replace("past_key_values", "present"),
         type,
-        heads: shape[1],
-        headSize: shape[3],
+        heads: shape?.[1],
+        headSize: shape?.[3],
       }));
     this.keepsLogits = session.inputNames.includes("num_logits_to_keep");
-    this.#requireContract();
+    this.#requireContract(layers);
   }
 
-  #requireContract() {
+  #requireContract(layers) {
     const { session, states } = this;
     const expected = ["input_ids", "attention_mask", "num_logits_to_keep", ...states.map(({ past }) => past)];
     const extra = session.inputNames.find((name) => !expected.includes(name));
-    if (extra) throw new Error(`the graph wants an input ${extra}: expected the inputs of an onnxgpt bundle; export it again`);
+    if (extra) throw new BundleError(`the graph wants an input ${extra}: expected the inputs of an onnxgpt bundle; export it again`);
     const missing = ["logits", ...states.map(({ present }) => present)].find((name) => !session.outputNames.includes(name));
-    if (missing) throw new Error(`the graph gives no ${missing}: expected the outputs of an onnxgpt bundle; export it again`);
-    if (!states.length) throw new Error("the graph has no past_key_values: expected a graph with a cache; export it again");
+    if (missing) throw new BundleError(`the graph gives no ${missing}: expected the outputs of an onnxgpt bundle; export it again`);
+    const wrong = states.find(({ heads, headSize }) => !Number.isInteger(heads) || !Number.isInteger(headSize));
+    if (wrong) throw new BundleError(`${wrong.past} is not [batch, heads, positions, head size]: export the model again`);
+    if (states.length !== 2 * layers) {
+      throw new BundleError(`the graph has ${states.length} past_key_values: expected ${2 * layers}, two for each layer; copy the bundle again`);
+    }
   }
 
   /** The state of a new sequence. */
@@ -123,7 +130,7 @@ class Cache {
 }
 
 function emptyTensor(ort, { type, heads, headSize }, positions) {
-  if (!(type in ARRAYS)) throw new Error(`the cache is of ${type}: expected one of ${Object.keys(ARRAYS).join(", ")}`);
+  if (!(type in ARRAYS)) throw new BundleError(`the cache is of ${type}: expected one of ${Object.keys(ARRAYS).join(", ")}`);
   return new ort.Tensor(type, new ARRAYS[type](heads * positions * headSize), [1, heads, positions, headSize]);
 }
 

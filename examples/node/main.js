@@ -3,7 +3,7 @@
 
 import { parseArgs } from "node:util";
 
-import { UsageError } from "../javascript/settings.js";
+import { UsageError } from "../javascript/errors.js";
 import { openModel } from "./model.js";
 
 const HELP = `usage: node main.js BUNDLE PROMPT [options]
@@ -70,7 +70,6 @@ function toNumber(name, text) {
 }
 
 main().catch((error) => {
-  const isExpected = error instanceof UsageError;
-  console.error(`error: ${isExpected ? error.message : error.stack}`);
-  process.exitCode = isExpected ? 2 : 1;
+  console.error(`error: ${error.message}`);
+  process.exitCode = error instanceof UsageError ? 2 : 1;
 });

@@ -5,9 +5,10 @@ import { join } from "node:path";
 
 import { Tokenizer } from "@huggingface/tokenizers";
 
+import { BundleError } from "../javascript/errors.js";
 import { TextModel } from "../javascript/generation.js";
-import { UsageError } from "../javascript/settings.js";
 import { StepGraph } from "../javascript/step_graph.js";
+import { openTokenizer } from "../javascript/tokenizer.js";
 
 /**
  * ONNX Runtime with its telemetry off: otherwise it looks up a host and sends to it. Only the environment, before the
@@ -26,7 +27,7 @@ export async function importOnnxRuntime() {
 export async function openModel(directory, { threads } = {}) {
   const manifest = await openManifest(directory);
   const tokenizerConfig = await readJson(directory, "tokenizer_config.json", {});
-  const tokenizer = new Tokenizer(await readJson(directory, "tokenizer.json"), tokenizerConfig);
+  const tokenizer = openTokenizer(Tokenizer, await readJson(directory, "tokenizer.json"), tokenizerConfig);
   const config = await readJson(directory, "config.json", {});
   const defaults = await readJson(directory, "generation_config.json", {});
   defaults.eos_token_id ??= config.eos_token_id;
@@ -34,6 +35,7 @@ export async function openModel(directory, { threads } = {}) {
   const session = await openSession(ort, join(directory, manifest.graph.file), threads);
   const graph = new StepGraph(ort, session, {
     contextLength: manifest.architecture.context_length,
+    layers: manifest.architecture.num_layers,
     sharesBuffer: manifest.graph.shares_cache_buffer,
   });
   return new TextModel({ graph, tokenizer, manifest, defaults });
@@ -43,13 +45,13 @@ export async function openModel(directory, { threads } = {}) {
 export async function openManifest(directory) {
   const manifest = await readJson(directory, "bundle.json");
   if (manifest.format !== "onnxgpt-bundle" || manifest.version !== 1) {
-    throw new UsageError(`${join(directory, "bundle.json")} is no manifest of version 1: export the model again`);
+    throw new BundleError(`${join(directory, "bundle.json")} is no manifest of version 1: export the model again`);
   }
   for (const [name, { size }] of Object.entries(manifest.files)) {
     const found = await stat(join(directory, name)).catch(() => null);
-    if (!found) throw new UsageError(`${join(directory, name)} is missing: expected a file of ${size} bytes; copy the whole bundle`);
+    if (!found) throw new BundleError(`${join(directory, name)} is missing: expected a file of ${size} bytes; copy the whole bundle`);
     if (found.size !== size) {
-      throw new UsageError(`${join(directory, name)} has ${found.size} bytes: expected ${size}; copy the bundle again`);
+      throw new BundleError(`${join(directory, name)} has ${found.size} bytes: expected ${size}; copy the bundle again`);
     }
   }
   return manifest;
@@ -60,7 +62,7 @@ async function openSession(ort, path, threads) {
   try {
     return await ort.InferenceSession.create(path, options);
   } catch (error) {
-    throw new UsageError(`${path} can't be loaded (${error.message}): export the model again`, { cause: error });
+    throw new BundleError(`${path} can't be loaded (${error.message}): export the model again`, { cause: error });
   }
 }
 
@@ -70,7 +72,7 @@ async function readJson(directory, name, otherwise) {
     return JSON.parse(await readFile(path, "utf8"));
   } catch (error) {
     if (error.code === "ENOENT" && otherwise !== undefined) return otherwise;
-    if (error.code === "ENOENT") throw new UsageError(`${path} is missing: expected a bundle, as onnxgpt export makes them`);
-    throw new UsageError(`${path} can't be read (${error.message}): copy the bundle again`, { cause: error });
+    if (error.code === "ENOENT") throw new BundleError(`${path} is missing: expected a bundle, as onnxgpt export makes them`);
+    throw new BundleError(`${path} can't be read (${error.message}): copy the bundle again`, { cause: error });
   }
 }

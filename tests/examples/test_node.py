@@ -1,0 +1,10 @@
+"""examples/node holds against the vectors, by Node's own test runner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+
+def test_node_passes_its_tests(run_node_tests: Callable[..., None], vectors: Path) -> None:
+    run_node_tests("node", ONNXGPT_VECTORS=str(vectors))
