@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from onnxgpt.inspecting import families_as_markdown
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -101,6 +103,11 @@ def test_the_chinese_page_has_the_same_blocks_and_parts() -> None:
     assert blocks("README.zh-CN.md") == blocks("README.md")
     assert [page.count("\n## ") for page in pages] == [8, 8]
     assert all((ROOT / link).exists() for page in pages for link in re.findall(r"\]\(([^)]+)\)", page))
+
+
+def test_the_table_of_families_is_the_one_that_the_command_line_prints() -> None:
+    for name in ("README.md", "README.zh-CN.md"):
+        assert families_as_markdown() in (ROOT / name).read_text(encoding="utf-8"), "see onnxgpt models --markdown"
 
 
 def test_the_install_commands_are_the_two_that_ci_runs() -> None:
