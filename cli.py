@@ -19,6 +19,7 @@ from .cli_options import (
     model_option,
     session_options,
 )
+from .cli_packaging import package_command
 from .loading import DEFAULT_MODEL
 from .runtime.config import GenerationConfig
 from .runtime.errors import PromptError
@@ -423,6 +424,7 @@ onnxgpt.add_command(export)
 onnxgpt.add_command(import_bundle)
 onnxgpt.add_command(quantize)
 onnxgpt.add_command(verify)
+onnxgpt.add_command(package_command)
 
 
 @onnxgpt.command()

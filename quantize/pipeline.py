@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .._version import __version__
 from ..graphs.writing import write_model
-from ..runtime.bundle import GRAPH_FILE, Bundle, refuse_existing, seal, staged_output
+from ..runtime.bundle import GRAPH_FILE, PACKAGED_FILES, Bundle, refuse_existing, seal, staged_output
 from ..runtime.errors import QualityError, QuantizationError
 from ..runtime.manifest import MANIFEST_NAME, Manifest
 from .blockwise import put_into_blocks
@@ -215,9 +215,9 @@ def _input_name(model: ir.Model, record: Record) -> str:
 
 
 def _copy_rest(bundle: Bundle, directory: Path) -> None:
-    """Everything but graph, weights and manifest."""
+    """Everything but graph, weights and manifest, and what was made of those."""
     for name in bundle.manifest.files:
-        if name != MANIFEST_NAME and not name.startswith(bundle.manifest.graph.file):
+        if name not in (MANIFEST_NAME, *PACKAGED_FILES) and not name.startswith(bundle.manifest.graph.file):
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.directory / name, directory / name)
 

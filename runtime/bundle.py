@@ -19,6 +19,8 @@ from .manifest import MANIFEST_NAME, FileRecord, Manifest, read_manifest
 GRAPH_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx.data"
 TOKENIZER_FILE = "tokenizer.json"
+# What `onnxgpt package` adds; a bundle that is made of a packaged one does not have them.
+PACKAGED_FILES = frozenset({"generate.onnx", "text.onnx", "CONTRACT.md", "contract.json", "vectors.json"})
 _HASH_CHUNK = 1 << 20  # bytes
 
 

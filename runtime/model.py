@@ -49,7 +49,7 @@ class Model:
         self.tokenizer = tokenizer
         self.context_length = bundle.manifest.context_length
         self._encoder = Encoder(tokenizer, session.spec.vocab_size, self.context_length)
-        self.generation_defaults = _generation_defaults(bundle)
+        self.generation_defaults = generation_defaults(bundle)
 
     @classmethod
     def load(
@@ -319,7 +319,12 @@ class Model:
         return self.session.new_cache(batch=rows, capacity=begin, limit=longest)
 
 
-def _generation_defaults(bundle: Bundle) -> dict[str, Any]:
+def generation_defaults(bundle: Bundle) -> dict[str, Any]:
+    """What a bundle's `generation_config.json` says, with the end tokens of `config.json` where it names none.
+
+    Raises:
+        BundleError: an option there has a value out of range.
+    """
     defaults = bundle.read_json("generation_config.json")
     if defaults.get("eos_token_id") is None:
         defaults["eos_token_id"] = bundle.read_json("config.json").get("eos_token_id")

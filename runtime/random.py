@@ -11,9 +11,9 @@ import secrets
 
 SEED_LIMIT = 1 << 64
 _MASK = 0xFFFFFFFF
-_ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
-_PARITY = 0x1BD11BDA
-_ROUNDS = 20
+ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
+PARITY = 0x1BD11BDA
+ROUNDS = 20
 
 
 def threefry2x32(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, int]:
@@ -22,11 +22,11 @@ def threefry2x32(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, i
     >>> [f"{word:08x}" for word in threefry2x32((0, 0), (0, 0))]
     ['6b200159', '99ba4efe']
     """
-    keys = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
+    keys = (key[0], key[1], key[0] ^ key[1] ^ PARITY)
     first, second = (counter[0] + keys[0]) & _MASK, (counter[1] + keys[1]) & _MASK
-    for index in range(_ROUNDS):
+    for index in range(ROUNDS):
         first = (first + second) & _MASK
-        turn = _ROTATIONS[index % 8]
+        turn = ROTATIONS[index % 8]
         second = (((second << turn) | (second >> (32 - turn))) & _MASK) ^ first
         if index % 4 == 3:
             injection = index // 4 + 1
