@@ -284,7 +284,8 @@ class AdaptedTensors:
 
     def _keeps_in_out(self, bare: str) -> bool:
         """Whether the stored matrix is [in, out]: an embedding seen from its B, or GPT-2's Conv1D."""
-        return self._rules[bare].layout is AS_STORED
+        rule = self._rules[bare]
+        return rule.layout is AS_STORED or _is_embedding(rule)
 
     def _delta(self, adapter: Adapter, change: LowRank, bare: str) -> torch.Tensor:
         product = _load(adapter, change.b) @ _load(adapter, change.a)  # [out, in]

@@ -18,7 +18,7 @@ from ..config import Activation, GPTConfig
 from ..config_fields import ConfigReader
 from ..family import Family
 from ..training_layout import TrainingContent, TrainingLayout
-from ..weight_rules import AS_STORED, OUT_IN, Layout, Shape, WeightRule, per_layer
+from ..weight_rules import AS_STORED, OUT_IN, Layout, Shape, WeightRule, per_layer, query_key_value_by_head
 
 _VERSIONS = (0.0, 1.0, 2.0, 3.0)
 # The released 345M model keeps no arguments; these are its, with GELU as it was then.
@@ -128,18 +128,6 @@ def _per_head_triples(config: GPTConfig) -> Layout:
     return Layout(OUT_IN.stored_shape, unpack)
 
 
-def _per_group(config: GPTConfig) -> Layout:
-    """Versions 2.0 and 3.0: of each group its queries' heads, its key's and its value's."""
-    queries = config.num_heads // config.num_kv_heads
-
-    def unpack(tensor: torch.Tensor, shapes: Sequence[Shape]) -> Sequence[torch.Tensor]:
-        groups = tensor.reshape(config.num_kv_heads, queries + 2, config.head_size, *tensor.shape[1:])
-        parts = torch.split_with_sizes(groups, [queries, 1, 1], dim=1)
-        return OUT_IN.unpack(torch.cat([part.reshape(-1, *tensor.shape[1:]) for part in parts]), shapes)
-
-    return Layout(OUT_IN.stored_shape, unpack)
-
-
 def family_of_version(version: float) -> Family:
     """Megatron's GPT as a checkpoint of this version keeps it."""
 
@@ -149,7 +137,8 @@ def family_of_version(version: float) -> Family:
                 f"checkpoint_version {version:g} with num_query_groups {config.num_kv_heads} has an order of query, "
                 "key and value that is not known; expected version 2.0 or 3.0"
             )
-        attention = OUT_IN if version == 0 else _per_head_triples(config) if version == 1 else _per_group(config)
+        by_head = _per_head_triples if version == 1 else query_key_value_by_head
+        attention = OUT_IN if version == 0 else by_head(config)
         return _weight_rules(config, attention)
 
     return Family(
