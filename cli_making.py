@@ -275,10 +275,21 @@ def verify(bundle: str, against: str | None, revision: str | None, lora: tuple[s
 
 @click.command(cls=HouseCommand)
 @json_option
-def models(as_json: bool) -> None:
-    """List the models that have names, and the known families."""
-    from .inspecting import catalogue, families
+@click.option("--markdown", is_flag=True, help="The table of families as Markdown, alone.")
+def models(as_json: bool, markdown: bool) -> None:
+    """List the models that have names, and the known families.
 
+    A checkpoint's family is the model_type of its config.json. Each can be
+    exported, quantized, merged with LoRA adapters, and some be read from GGUF.
+    Other families go through optimum: onnxgpt export DIR --via optimum.
+    """
+    from .inspecting import catalogue, families, families_as_markdown
+
+    if as_json and markdown:
+        raise click.UsageError("--json and --markdown are two forms of one output: give one of them")
+    if markdown:
+        click.echo(families_as_markdown(), nl=False)
+        return
     entries, known = catalogue(), families()
     if as_json:
         print_json({"models": entries, "families": known})
@@ -288,7 +299,12 @@ def models(as_json: bool) -> None:
         click.echo(f"{entry['name']}  {kind}, {entry['license']}")
         click.echo(f"    {entry['description']}")
         click.echo(f"    {entry['location'] or 'not here yet: onnxgpt pull ' + entry['name']}")
-    click.echo(f"families that can be exported: {', '.join(known)}")
+    click.echo("families that can be exported (* also from GGUF):")
+    width = max(len(family["model_type"]) for family in known)
+    for family in known:
+        limits = f" ({family['limits']})" if family["limits"] else ""
+        click.echo(f"  {family['model_type']:<{width}} {'*' if family['gguf'] else ' '} {family['known_as']}{limits}")
+    click.echo(f"  {'training files':<{width}}   nanoGPT's ckpt.pt, Megatron-LM's model_optim_rng.pt")
 
 
 @click.command(cls=HouseCommand)
