@@ -64,6 +64,6 @@ def _watch_sum(block: Block, rows: list[NDArray[np.float32]]) -> Any:
     def entering_the_norm(_: Any, inputs: Any) -> None:
         rows.append(inputs[0][0].numpy())
 
-    if block.config.norm_place != "after":
+    if block.config.norm_place != "after" or block.mlp_norm is None:
         return block.register_forward_hook(leaving_the_block)
     return block.mlp_norm.register_forward_pre_hook(entering_the_norm)
