@@ -7,7 +7,8 @@
     │   └── UnsupportedModelError           a sound model that is not implemented here
     ├── SourceNotFoundError (FileNotFoundError)   no such checkpoint, name or hub model
     ├── ExportError (RuntimeError)          the export went wrong
-    │   └── ParityError                     the exported graph is not the model it came from
+    │   ├── ParityError                     the exported graph is not the model it came from
+    │   └── UnsupportedTokenizerError       a sound tokenizer that no graph is written for
     ├── QuantizationError (RuntimeError)    a bundle that can't be quantized
     │   └── QualityError                    the quantized bundle is too far from full precision
     ├── OutputExistsError (FileExistsError) the output is there already
@@ -53,6 +54,10 @@ class ExportError(OnnxGptError, RuntimeError):
 
 class ParityError(ExportError):
     """The exported graph does not compute what the PyTorch model computes."""
+
+
+class UnsupportedTokenizerError(ExportError):
+    """A sound tokenizer of a kind, or with a choice, that cannot be written as a graph."""
 
 
 class QuantizationError(OnnxGptError, RuntimeError):

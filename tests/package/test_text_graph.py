@@ -1,0 +1,247 @@
+"""Tokenizing inside a graph against the tokenizers library: ids one by one, and bytes."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from onnxgpt.export.package.byte_level import byte_letters, read_byte_level
+from onnxgpt.export.package.text_graphs import decode_model, encode_model
+from onnxgpt.runtime.errors import BundleError, UnsupportedTokenizerError
+from onnxgpt.runtime.session import PlainGraph
+
+from .text_corpus import texts
+
+FAIRYTALE = Path(__file__).parents[2] / "models" / "fairytale" / "bundle" / "tokenizer.json"
+CONTRACTIONS, SPACES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)", r"\s*[\r\n]+|\s+(?!\S)|\s+"
+PLAIN_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+GPT2 = {**PLAIN_BYTES, "use_regex": True}
+
+
+def split_by(pattern: str) -> dict[str, Any]:
+    """A pre-tokenizer as Llama 3's and Qwen's tokenizer.json have it."""
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    return {"type": "Sequence", "pretokenizers": [split, PLAIN_BYTES]}
+
+
+# As the published tokenizer.json of each has it.
+PRE_TOKENIZERS = {
+    "GPT-2 with a blank before": {**GPT2, "add_prefix_space": True},
+    "SmolLM2": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, GPT2]},
+    "Llama 3": split_by(
+        rf"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{SPACES}"
+    ),
+    "Qwen2": split_by(rf"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{SPACES}"),
+}
+
+
+class Halves:
+    """encode and decode of one tokenizer.json, and the library on the same file."""
+
+    def __init__(self, path: Path):
+        tokenizer = read_byte_level(path)
+        self.models = {"encode": encode_model(tokenizer), "decode": decode_model(tokenizer)}
+        self._graphs = {
+            name: PlainGraph(model.SerializeToString(), path.parent, 1) for name, model in self.models.items()
+        }
+        self.library = Tokenizer.from_file(str(path))
+        self.token_bytes = tokenizer.token_bytes
+
+    def encode(self, prompt: bytes) -> list[int]:
+        ids: NDArray[np.int64] = self._graphs["encode"].run(
+            ["prompt_ids"], {"prompt": np.frombuffer(prompt, np.uint8)}
+        )["prompt_ids"]
+        assert ids.dtype == np.int64
+        return [int(number) for number in ids]
+
+    def decode(self, ids: list[int]) -> bytes:
+        given = {"generated_ids": np.array(ids, np.int64)}
+        return self._graphs["decode"].run(["continuation"], given)["continuation"].tobytes()
+
+    def assert_same(self, text: str) -> None:
+        """Ids as the library's, and text as the library's from them."""
+        encoding = self.library.encode(text)
+        assert self.encode(text.encode()) == encoding.ids, (text, encoding.tokens)
+        assert self.decode(encoding.ids).decode() == self.library.decode(encoding.ids)
+
+
+Change = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Callable[[Change], Path]:
+    """Writes the embedded model's tokenizer.json with a change, in the given test's directory."""
+
+    def write(change: Change) -> Path:
+        stored = json.loads(FAIRYTALE.read_text(encoding="utf-8"))
+        change(stored)
+        path = tmp_path / "tokenizer.json"
+        path.write_text(json.dumps(stored), encoding="utf-8")
+        return path
+
+    return write
+
+
+def add_tokens(stored: dict[str, Any], *tokens: str, **flags: bool) -> None:
+    first = stored["added_tokens"][0]
+    known = len(stored["model"]["vocab"]) + len(stored["added_tokens"])
+    stored["added_tokens"] += [
+        {**first, "id": known + place, "content": token, **flags} for place, token in enumerate(tokens)
+    ]
+
+
+@pytest.fixture(scope="module")
+def fairytale() -> Halves:
+    return Halves(FAIRYTALE)
+
+
+def test_two_thousand_texts_of_the_embedded_tokenizer(fairytale: Halves) -> None:
+    for text in texts(2000, seed=1):
+        fairytale.assert_same(text)
+
+
+@pytest.mark.parametrize("name", PRE_TOKENIZERS)
+def test_texts_cut_by_other_patterns(name: str, changed: Callable[[Change], Path]) -> None:
+    halves = Halves(changed(lambda stored: stored.update(pre_tokenizer=PRE_TOKENIZERS[name])))
+    for text in texts(1000, seed=2):
+        halves.assert_same(text)
+
+
+def test_a_long_text_of_one_word(fairytale: Halves) -> None:
+    chance = random.Random(3)
+    fairytale.assert_same("".join(chr(chance.randrange(0x4E00, 0x9FA5)) for _ in range(1000)))
+    fairytale.assert_same("".join(chance.choice("thaeinrso") for _ in range(1000)))
+
+
+def test_arbitrary_ids_become_what_the_library_makes_of_them(fairytale: Halves) -> None:
+    """Half of the ids stand for single bytes, most of them no characters; what the last ones leave open is left out."""
+    chance = random.Random(4)
+    for turn in range(1500):
+        highest = 300 if turn % 2 else fairytale.library.get_vocab_size()
+        ids = [chance.randrange(highest) for _ in range(chance.randrange(12))]
+        raw = b"".join(fairytale.token_bytes[number] for number in ids if number != 0)
+        assert fairytale.library.decode(ids) == raw.decode("utf-8", "replace")
+        finished = codecs.getincrementaldecoder("utf-8")("replace").decode(raw)  # keeps back what may still go on
+        assert fairytale.decode(ids).decode() == finished, ids
+
+
+def test_ids_that_no_token_has_are_left_out(fairytale: Halves) -> None:
+    ids = fairytale.library.encode("a princess").ids
+    beyond = [fairytale.library.get_vocab_size(), 10**12, -1]
+    assert fairytale.decode([*beyond, *ids, *beyond]) == b"a princess"
+    assert fairytale.library.decode([*beyond[:1], *ids]) == "a princess"
+
+
+def test_bytes_that_are_no_text_keep_their_tokens(fairytale: Halves) -> None:
+    chance = random.Random(5)
+    letters = byte_letters()
+    for _ in range(300):
+        raw = bytes(chance.randrange(256) for _ in range(chance.randrange(1, 40)))
+        tokens = [fairytale.library.id_to_token(number) for number in fairytale.encode(raw)]
+        assert "".join(tokens) == "".join(letters[byte] for byte in raw)
+
+
+def test_special_tokens_that_overlap(changed: Callable[[Change], Path]) -> None:
+    """The leftmost one, and the longest of those that begin there, as they stand in the text."""
+    tokens = ("  ", "   ", "QX", "QXc", "XcQ", "\n\n", "QQ", "从前X", "😀😀")
+    halves = Halves(changed(lambda stored: add_tokens(stored, *tokens, special=False)))
+    chance = random.Random(6)
+    for _ in range(500):
+        halves.assert_same("".join(chance.choice("QQXXc  \n😀从前") for _ in range(chance.randrange(30))))
+
+
+def test_what_a_template_puts_around_a_text(changed: Callable[[Change], Path]) -> None:
+    def change(stored: dict[str, Any]) -> None:
+        begin = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+        stored["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [begin, {"Sequence": {"id": "A", "type_id": 0}}, begin],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}},
+        }
+
+    halves = Halves(changed(change))
+    assert halves.encode(b"") == [0, 0]
+    for text in texts(50, seed=7):
+        halves.assert_same(text)
+
+
+def test_bytes_that_the_vocabulary_does_not_have_are_dropped(changed: Callable[[Change], Path]) -> None:
+    """As the library does without an unknown token: what stood around them is merged."""
+
+    def change(stored: dict[str, Any]) -> None:
+        model = stored["model"]
+        model["merges"] = [merge for merge in model["merges"] if "q" not in "".join(merge)]
+        model["vocab"] = {token: number for token, number in model["vocab"].items() if "q" not in token}
+
+    halves = Halves(changed(change))
+    assert halves.encode(b"tqhqe") == halves.encode(b"the")
+    for text in ("q", "qq", "the qqqueen q", " q q", "qq<|endoftext|>q", "quiqk's"):
+        halves.assert_same(text)
+
+
+def test_only_operators_of_the_onnx_domain(fairytale: Halves) -> None:
+    def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+        for node in graph.node:
+            yield node
+            for attribute in node.attribute:
+                yield from nodes(attribute.g)
+
+    for model in fairytale.models.values():
+        onnx.checker.check_model(model, full_check=True)
+        assert {node.domain for node in nodes(model.graph)} == {""}
+
+
+REFUSED: dict[str, Change] = {
+    "the normalizer NFC": lambda stored: stored.update(normalizer={"type": "NFC"}),
+    "the decoder Fuse": lambda stored: stored.update(decoder={"type": "Fuse"}),
+    r"the pre-tokenizer Whitespace: expected": lambda stored: stored.update(pre_tokenizer={"type": "Whitespace"}),
+    r"the pre-tokenizer Split by .*\+ ByteLevel": lambda stored: stored.update(pre_tokenizer=split_by(r"\p{L}+|.")),
+    "no pre-tokenizer": lambda stored: stored.update(pre_tokenizer=None),
+    "dropout 0.5": lambda stored: stored["model"].update(dropout=0.5),
+    "'<m>' with lstrip": lambda stored: add_tokens(stored, "<m>", lstrip=True),
+    "'<<|' which may overlap|'<<|', which may overlap": lambda stored: add_tokens(stored, "<<|", normalized=True),
+    "before it makes both": lambda stored: stored["model"]["merges"].reverse(),
+    "ignore_merges, with tokens such as": lambda stored: stored["model"].update(
+        ignore_merges=True, vocab={**stored["model"]["vocab"], "unreachable": 4096}
+    ),
+}
+
+
+@pytest.mark.parametrize("told", REFUSED)
+def test_what_cannot_be_expressed_is_refused_by_name(told: str, changed: Callable[[Change], Path]) -> None:
+    path = changed(REFUSED[told])
+    with pytest.raises(UnsupportedTokenizerError, match=told):
+        encode_model(read_byte_level(path))
+
+
+def test_other_models_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}))
+    with pytest.raises(UnsupportedTokenizerError, match="a WordLevel model"):
+        read_byte_level(path)
+
+
+def test_whole_words_that_merging_leads_to_anyway(changed: Callable[[Change], Path]) -> None:
+    """`ignore_merges`, as Llama 3 has it, changes nothing then."""
+    halves = Halves(changed(lambda stored: stored["model"].update(ignore_merges=True)))
+    for text in texts(100, seed=8):
+        halves.assert_same(text)
+
+
+def test_a_file_that_is_no_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="is missing"):
+        read_byte_level(tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(BundleError, match="is no tokenizer"):
+        read_byte_level(tmp_path / "tokenizer.json")
