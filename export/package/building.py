@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-Constant = bool | int | float | Sequence[int] | np.ndarray[Any, Any]
+Constant = bool | int | float | Sequence[int] | Sequence[float] | np.ndarray[Any, Any]
 
 INT64, FLOAT, DOUBLE, BOOL = TensorProto.INT64, TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.BOOL
 UINT32, UINT64 = TensorProto.UINT32, TensorProto.UINT64
@@ -35,7 +35,7 @@ class GraphBuilder:
     def fresh(self, stem: str) -> str:
         """A name that no other value of the whole model has, nor one of a step graph (which has no slashes)."""
         self._root._count += 1
-        return f"generate/{stem}_{self._root._count}"
+        return f"{self._root.name}/{stem}_{self._root._count}"
 
     def input(self, name: str, element: int, shape: Sequence[int | str | None] | None) -> str:
         """An input; a shape of None says nothing of it."""
