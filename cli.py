@@ -20,6 +20,7 @@ from .cli_options import (
     session_options,
 )
 from .cli_packaging import package_command
+from .cli_web import web
 from .loading import DEFAULT_MODEL
 from .runtime.config import GenerationConfig
 from .runtime.errors import PromptError
@@ -425,6 +426,7 @@ onnxgpt.add_command(import_bundle)
 onnxgpt.add_command(quantize)
 onnxgpt.add_command(verify)
 onnxgpt.add_command(package_command)
+onnxgpt.add_command(web)
 
 
 @onnxgpt.command()

@@ -151,50 +151,46 @@ def seal(directory: Path, manifest: Manifest) -> Manifest:
 
 
 @contextmanager
-def staged_output(out: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
+def staged_output(out: str | os.PathLike[str], *, force: bool = False, marker: str = MANIFEST_NAME) -> Iterator[Path]:
     """Give a scratch directory beside `out` that takes `out`'s name when the block ends well.
 
     When the block raises, the scratch directory goes and `out` is as it was. What a killed process left behind
-    is removed by the next run for the same name. With `force` an existing output is replaced at the very end.
+    is removed by the next run for the same name. With `force` an existing output is replaced at the very end, if it
+    holds the file `marker` or nothing.
 
     Raises:
         OutputExistsError: `out` exists and `force` is false.
     """
     target = Path(out).absolute()
-    refuse_existing(target, force=force)
+    refuse_existing(target, force=force, marker=marker)
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(target)
     staging = target.parent / f".{target.name}.{os.getpid()}.partial"
     staging.mkdir()
     try:
         yield staging
-        _move_into_place(staging, target, force=force)
+        _move_into_place(staging, target, force=force, marker=marker)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def refuse_existing(out: str | os.PathLike[str], *, force: bool) -> None:
+def refuse_existing(out: str | os.PathLike[str], *, force: bool, marker: str = MANIFEST_NAME) -> None:
     """Raise OutputExistsError when `out` exists and is not to be replaced, so that long work never starts."""
     target = Path(out)
     if (target.exists() or target.is_symlink()) and not force:
         raise OutputExistsError(f"{target} exists already: choose another --out, or replace it with --force")
-    if (
-        force
-        and target.exists()
-        and not (target / MANIFEST_NAME).is_file()
-        and (not target.is_dir() or any(target.iterdir()))
-    ):
+    if force and target.exists() and not (target / marker).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise OutputExistsError(
-            f"{target} exists and is no bundle: --force replaces bundles only; choose another --out"
+            f"{target} exists and has no {marker}: --force replaces only what this command wrote; choose another --out"
         )
 
 
-def _move_into_place(staging: Path, target: Path, *, force: bool) -> None:
+def _move_into_place(staging: Path, target: Path, *, force: bool, marker: str) -> None:
     for path in staging.rglob("*"):
         if path.is_file():
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
-    refuse_existing(target, force=force)
+    refuse_existing(target, force=force, marker=marker)
     old = target.parent / f".{target.name}.{os.getpid()}.old.partial"
     if target.exists():
         target.rename(old)

@@ -56,6 +56,13 @@ def test_the_embedded_bundle_is_in_it_and_the_checkpoint_is_not(wheel: zipfile.Z
     assert "onnxgpt/py.typed" in wheel.namelist()
 
 
+def test_the_page_for_browsers_is_in_it(wheel: zipfile.ZipFile) -> None:
+    found = {name for name in wheel.namelist() if name.startswith("onnxgpt/examples/")}
+    folders = [ROOT / "examples" / "web" / "page", ROOT / "examples" / "javascript"]
+
+    assert found == {f"onnxgpt/{path.relative_to(ROOT).as_posix()}" for folder in folders for path in folder.iterdir()}
+
+
 def test_torch_and_its_company_come_by_extra_only(wheel: zipfile.ZipFile) -> None:
     name = next(name for name in wheel.namelist() if name.endswith("METADATA"))
     metadata = Parser().parsestr(wheel.read(name).decode("utf-8"))

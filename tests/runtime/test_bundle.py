@@ -152,7 +152,7 @@ def test_existing_output_is_refused_or_replaced(directory):
 def test_force_replaces_bundles_only(tmp_path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").write_text("years")
-    with pytest.raises(OutputExistsError, match="is no bundle"), staged_output(tmp_path / "precious", force=True):
+    with pytest.raises(OutputExistsError, match="has no bundle"), staged_output(tmp_path / "precious", force=True):
         pass
     assert (tmp_path / "precious" / "thesis.txt").read_text() == "years"
 
