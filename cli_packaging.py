@@ -17,8 +17,9 @@ def package_command(bundle: str, out: str, force: bool) -> None:
     """Make a bundle that programs in any language run.
 
     DIR is BUNDLE with files added. generate.onnx is a whole generation in one
-    call of ONNX Runtime: prompt ids and settings in, generated ids out. It
-    shares the weights of model.onnx.
+    call of ONNX Runtime: prompt ids and settings in, generated ids out.
+    text.onnx is the same with the tokenizer inside: bytes in, bytes out. Both
+    share the weights of model.onnx.
 
     \b
     onnxgpt package smol-int8 --out smol-packaged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.bundle import PACKAGED_FILES, Bundle, refuse_existing, seal, staged_output
-from ...runtime.errors import BundleError
+from ...runtime.errors import BundleError, UnsupportedTokenizerError
 from ...runtime.manifest import MANIFEST_NAME
 from .generate_graph import refuse_unfit, write_generate_graph
+from .text_graph import TEXT_FILE, write_text_graph
 
 Progress = Callable[[str, float | None], None]
 
@@ -27,9 +29,18 @@ class Packaging:
     progress: Progress | None = None
 
 
+def _write_text(package: Packaging) -> None:
+    """Write text.onnx; say why not when the tokenizer can't be written as a graph, and leave the rest as it is."""
+    try:
+        write_text_graph(package.directory)
+    except UnsupportedTokenizerError as error:
+        logging.getLogger("onnxgpt").warning("%s is left out: %s", TEXT_FILE, error)
+
+
 # What is added to a bundle, in order: each writes files into the directory and may read those of the ones before it.
 WRITERS: tuple[tuple[str, Callable[[Packaging], None]], ...] = (
     ("generate.onnx", lambda package: write_generate_graph(package.bundle, package.directory, package.defaults)),
+    (TEXT_FILE, _write_text),
 )
 
 

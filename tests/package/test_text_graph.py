@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,16 @@ import pytest
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+import onnxgpt
+from onnxgpt.export.package import package_bundle
 from onnxgpt.export.package.byte_level import byte_letters, read_byte_level
 from onnxgpt.export.package.text_graphs import decode_model, encode_model
+from onnxgpt.loading import find_bundle
+from onnxgpt.runtime.bundle import Bundle, seal
 from onnxgpt.runtime.errors import BundleError, UnsupportedTokenizerError
-from onnxgpt.runtime.session import PlainGraph
+from onnxgpt.runtime.session import PlainGraph, ort
 
+from .one_call import array, as_options
 from .text_corpus import texts
 
 FAIRYTALE = Path(__file__).parents[2] / "models" / "fairytale" / "bundle" / "tokenizer.json"
@@ -245,3 +251,74 @@ def test_a_file_that_is_no_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(BundleError, match="is no tokenizer"):
         read_byte_level(tmp_path / "tokenizer.json")
+
+
+# text.onnx: the whole way
+
+
+@pytest.fixture(scope="module")
+def whole_text(packaged_fairytale: Bundle) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return ort.InferenceSession(str(packaged_fairytale.directory / "text.onnx"), options)
+
+
+def continued(session: Any, prompt: str, **settings: Any) -> tuple[bytes, list[int], int]:
+    feeds = {name: array(name, value) for name, value in settings.items()}
+    given = {"prompt": np.frombuffer(prompt.encode(), np.uint8)}
+    text, ids, reason = session.run(["continuation", "generated_ids", "finish_reason"], given | feeds)
+    return text.tobytes(), ids.tolist(), int(reason[0])
+
+
+@pytest.mark.parametrize("prompt", ["Once upon a time", "The king's 3 sons<|endoftext|>", "从前有一位公主", "\n\n  "])
+@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"temperature": 0.9, "top_k": 50, "seed": 11}])
+def test_text_in_text_out_as_the_stepwise_runtime(
+    prompt: str, settings: dict[str, Any], whole_text: Any, packaged_fairytale: Bundle
+) -> None:
+    model = onnxgpt.load(packaged_fairytale.directory)
+    text, ids, _ = continued(whole_text, prompt, max_new_tokens=40, **settings)
+    (completion,) = model.generate(prompt, **as_options({"max_new_tokens": 40, **settings}))
+    assert ids == list(completion.token_ids)
+    assert text.decode() == completion.text.rstrip("\ufffd")
+
+
+def test_the_token_that_ends_the_text_is_not_of_it(whole_text: Any, packaged_fairytale: Bundle) -> None:
+    _, ids, _ = continued(whole_text, "Once upon a time", max_new_tokens=12, temperature=0.0)
+    end = ids[-1]
+    text, ended, reason = continued(whole_text, "Once upon a time", max_new_tokens=12, temperature=0.0, end_ids=[end])
+    assert (ended, reason) == (ids[: ids.index(end) + 1], 1)
+    library = Tokenizer.from_file(str(packaged_fairytale.directory / "tokenizer.json"))
+    assert text.decode() == library.decode(ended[:-1])
+
+
+def test_a_character_cut_at_the_end_is_left_out(whole_text: Any, packaged_fairytale: Bundle) -> None:
+    """Sampled so that every token is as likely: some are the first byte of a character."""
+    library = Tokenizer.from_file(str(packaged_fairytale.directory / "tokenizer.json"))
+    cut = 0
+    for seed in range(400):
+        text, ids, _ = continued(whole_text, "a", max_new_tokens=1, temperature=1e6, top_k=0, top_p=1.0, seed=seed)
+        theirs = library.decode(ids)
+        assert theirs.startswith(text.decode())
+        assert set(theirs[len(text.decode()) :]) <= {"\ufffd"}
+        cut += len(theirs) > len(text.decode())
+    assert cut > 0
+
+
+def test_the_weights_are_shared(packaged_fairytale: Bundle) -> None:
+    model = onnx.load(str(packaged_fairytale.directory / "text.onnx"), load_external_data=False)
+    assert model.ByteSize() < 1_000_000
+    assert set(packaged_fairytale.manifest.files) >= {"text.onnx", "generate.onnx"}
+
+
+def test_a_bundle_of_another_tokenizer_is_packaged_without_text(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, changed: Callable[[Change], Path]
+) -> None:
+    bundle = Bundle.open(find_bundle("fairytale"))
+    source = tmp_path / "source"
+    shutil.copytree(bundle.directory, source)
+    shutil.copy(changed(lambda stored: stored.update(normalizer={"type": "NFC"})), source / "tokenizer.json")
+    seal(source, bundle.manifest)
+    made = package_bundle(source, tmp_path / "made")
+    assert "text.onnx" not in made.manifest.files
+    assert "generate.onnx" in made.manifest.files
+    assert "text.onnx is left out: the tokenizer has the normalizer NFC" in caplog.text
