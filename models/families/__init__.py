@@ -16,6 +16,7 @@ from ..family import Family
 _MODULES = (
     "openai_gpt",
     "gpt2",
+    "gpt_bigcode",
     "gpt_neo",
     "gptj",
     "gpt_neox",
