@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,15 @@ PACKAGE = Path(onnxgpt.__file__).parent
 TEXT = "In a kingdom by the sea there lived a miller who had three sons, a mill, a donkey and a cat. " * 40
 
 
-@pytest.mark.parametrize("case", all_cases(), ids=str)
+def cases_of_both_runs() -> Iterator[object]:
+    """Every case; those after a family's first are for the slow run."""
+    seen: set[str] = set()
+    for case in all_cases():
+        yield pytest.param(case, id=str(case), marks=[pytest.mark.slow] if case.model_type in seen else [])
+        seen.add(case.model_type)
+
+
+@pytest.mark.parametrize("case", cases_of_both_runs())
 def test_a_bundle_is_the_model_of_transformers(case: Case, tmp_path: Path) -> None:
     judge_model = tiny_model(case.model_type, case.settings)
     bundle = export_bundle(save(judge_model, tmp_path / "source"), tmp_path / "bundle")
