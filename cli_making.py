@@ -14,6 +14,7 @@ from .runtime.memory import format_bytes
 from .terminal import HouseCommand, Progress, needs_extra, note, print_json, progress_on_stderr
 
 if TYPE_CHECKING:
+    from .conforming import Part
     from .runtime.bundle import Bundle
 
 
@@ -224,15 +225,21 @@ def quantize(
 @click.option("--against", metavar="SOURCE", help="Prove parity with this checkpoint again (needs PyTorch).")
 @click.option("--revision", metavar="REVISION", help="Branch, tag or commit of a hub model.")
 @lora_option
+@click.option("--vectors", "with_vectors", is_flag=True, help="Compute a packaged bundle's vectors anew, here.")
 @json_option
-def verify(bundle: str, against: str | None, revision: str | None, lora: tuple[str, ...], as_json: bool) -> None:
+def verify(
+    bundle: str, against: str | None, revision: str | None, lora: tuple[str, ...], with_vectors: bool, as_json: bool
+) -> None:
     """Check that BUNDLE is what was written.
 
     Every file's size and SHA-256 are compared with the manifest's. With
-    --against, PyTorch and the bundle are compared once more, too.
+    --against, PyTorch and the bundle are compared once more, too. With
+    --vectors, what this machine computes is compared with what is written in
+    vectors.json, which `onnxgpt package` makes.
 
     \b
     onnxgpt verify my-bundle
+    onnxgpt verify my-package --vectors
     onnxgpt verify my-bundle --against ./my-gpt2
     """
     from .inspecting import parity_line, quality_line
@@ -258,10 +265,12 @@ def verify(bundle: str, against: str | None, revision: str | None, lora: tuple[s
 
             adapters = [adapter_from_text(text) for text in lora]
             report = prove_against_source(opened, against, revision=revision, lora=adapters, progress=progress)
+    parts = _checked_vectors(opened) if with_vectors else []
     files = opened.manifest.files
     parity = None if report is None else report.to_dict()
     if as_json:
-        print_json({"files": {name: asdict(record) for name, record in files.items()}, "parity": parity})
+        checked = {"vectors": [asdict(part) for part in parts]} if with_vectors else {}
+        print_json({"files": {name: asdict(record) for name, record in files.items()}, "parity": parity} | checked)
     else:
         size = format_bytes(sum(record.size for record in files.values()))
         click.echo(f"{opened.manifest.name}: {len(files)} files, {size}, as they were written")
@@ -269,8 +278,24 @@ def verify(bundle: str, against: str | None, revision: str | None, lora: tuple[s
             click.echo(f"{opened.manifest.name}: {parity_line(parity)}")
         if opened.manifest.quality:
             click.echo(f"{opened.manifest.name}: {quality_line(opened.manifest.quality)}, when it was quantized")
+        for part in parts:
+            click.echo(part.line())
     if report is not None and not report.passed:
         raise ParityError(f"{opened.manifest.name} is not {against}: {'; '.join(report.failures())}")
+    if wrong := [part.name for part in parts if part.failures]:
+        raise ParityError(
+            f"{opened.manifest.name} does not compute its vectors on this machine ({', '.join(wrong)}): "
+            "copy the bundle again, or report this machine's processor and ONNX Runtime"
+        )
+
+
+def _checked_vectors(bundle: Bundle) -> list[Part]:
+    """What comes of a bundle's vectors on this machine."""
+    from .conforming import check_vectors, read_vectors
+    from .runtime.model import Model
+
+    vectors = read_vectors(bundle.directory)
+    return check_vectors(Model.load(bundle.directory, provider="cpu"), vectors)
 
 
 @click.command(cls=HouseCommand)

@@ -15,6 +15,7 @@ from ...runtime.errors import BundleError, UnsupportedTokenizerError
 from ...runtime.manifest import MANIFEST_NAME
 from .generate_graph import refuse_unfit, write_generate_graph
 from .text_graph import TEXT_FILE, write_text_graph
+from .vectors import VECTORS_FILE, write_vectors
 
 Progress = Callable[[str, float | None], None]
 
@@ -37,10 +38,17 @@ def _write_text(package: Packaging) -> None:
         logging.getLogger("onnxgpt").warning("%s is left out: %s", TEXT_FILE, error)
 
 
+def _write_vectors(package: Packaging) -> None:
+    from ...runtime.model import Model  # here, so that command lines that make no package start faster
+
+    write_vectors(Model.load(package.bundle.directory, provider="cpu"), package.directory)
+
+
 # What is added to a bundle, in order: each writes files into the directory and may read those of the ones before it.
 WRITERS: tuple[tuple[str, Callable[[Packaging], None]], ...] = (
     ("generate.onnx", lambda package: write_generate_graph(package.bundle, package.directory, package.defaults)),
     (TEXT_FILE, _write_text),
+    (VECTORS_FILE, _write_vectors),
 )
 
 
