@@ -17,12 +17,22 @@ class GgufDialect:
     """How GGUF writes this family: its config comes back as a Hugging Face one, its tensors by common rules."""
 
     architecture: str  # general.architecture
+    marked_by: str | None = None  # metadata key by which this family is told from another of the same architecture
     fields: Mapping[str, str]  # metadata key, without "{architecture}." → field of config.json
     constants: Mapping[str, Any] = field(default_factory=dict)  # fields of config.json that GGUF leaves unsaid
+    # Fields of config.json that follow from others where the file does not say them.
+    computed: Mapping[str, Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
+    # Metadata that can only say what follows from config.json.
+    repeated: Mapping[str, Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
     # Metadata that changes nothing under one of these values; any other key or value is refused by name.
     inactive: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    flags: Mapping[str, str] = field(default_factory=dict)  # tensor → field of config.json, true when it is there
-    fused_attention: bool = False  # query, key and value in one attn_qkv
+    flags: Mapping[str, str] = field(default_factory=dict)  # tensor → field of config.json: whether it is there
+    absent_flags: Mapping[str, str] = field(default_factory=dict)  # tensor → field: whether it is not there
+    rotary_share: str | None = None  # field of config.json for rope.dimension_count; None: all of each head rotates
+    rotary_scaling: bool = False  # rope.scaling.* is understood
+    rotary_tensors: Sequence[str] = ()  # divisors of rotary frequencies that the architecture may have
+    fused_attention: bool = False  # query, key and value are always in one attn_qkv; elsewhere a file may have them so
+    fused_gate: bool = False  # the MLP's gate stands above its up in one ffn_up
     regrouped_rotary: bool = False  # llama.cpp's order of query and key rows
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from onnxgpt.models.checkpoint import Checkpoint
 
+_WRITTEN = ("gpt2", "llama")  # GGUF's architectures whose metadata is all written here
+
 
 def write_hugging_face(checkpoint: Checkpoint, directory: Path) -> None:
     """Write config.json, model.safetensors (float32) and the tokenizer as transformers reads them."""
@@ -57,12 +59,12 @@ def write_checkpoint_as_gguf(checkpoint: Checkpoint, target: Path) -> None:
     import gguf
 
     from onnxgpt.models.families import family_of
-    from onnxgpt.models.gguf_file import _rules
+    from onnxgpt.models.gguf_rules import gguf_rules
     from onnxgpt.models.weight_rules import AS_STORED, canonical_shapes
 
     config = checkpoint.config
     dialect = family_of(json.loads(checkpoint.files["config.json"]), "config.json").gguf
-    if dialect is None:
+    if dialect is None or dialect.architecture not in _WRITTEN:
         raise ValueError(f"how GGUF writes {config.family} is not known here")
     writer = gguf.GGUFWriter(target, dialect.architecture)
     writer.add_context_length(config.context_length)
@@ -81,7 +83,7 @@ def write_checkpoint_as_gguf(checkpoint: Checkpoint, target: Path) -> None:
     writer.add_tokenizer_model("no_vocab")
     writer.add_vocab_size(config.vocab_size)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    for rule in _rules(dialect, config, canonical_shapes(config)):
+    for rule in gguf_rules(dialect, config, canonical_shapes(config)):
         joined = side_by_side(checkpoint, rule.targets)
         values = joined if rule.layout is AS_STORED else joined.transpose(0, -1)
         if dialect.regrouped_rotary and rule.source.endswith(("attn_q.weight", "attn_k.weight")):

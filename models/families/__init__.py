@@ -58,15 +58,23 @@ def family_of(config: Mapping[str, Any], origin: str) -> Family:
     return FAMILIES[name]
 
 
-def gguf_family_of(architecture: str, origin: str) -> Family:
-    """The family that a GGUF file's `general.architecture` names.
+def gguf_family_of(architecture: str, origin: str, metadata: Mapping[str, Any] | None = None) -> Family:
+    """The family of a GGUF file by its `general.architecture` and, where several share one, by its metadata.
 
     Raises:
         UnsupportedModelError: one that is not implemented, named.
     """
-    known = {family.gguf.architecture: family for family in FAMILIES.values() if family.gguf}
-    if architecture not in known:
+    plain, marked = {}, {}
+    for family in FAMILIES.values():
+        if family.gguf is None:
+            continue
+        name, mark = family.gguf.architecture, family.gguf.marked_by
+        if mark is None:
+            plain[name] = family
+        elif (metadata or {}).get(f"{name}.{mark}"):
+            marked[name] = family
+    if architecture not in plain:
         raise UnsupportedModelError(
-            f"{origin}: the architecture {architecture!r} is not implemented; expected {' or '.join(sorted(known))}"
+            f"{origin}: the architecture {architecture!r} is not implemented; expected {' or '.join(sorted(plain))}"
         )
-    return known[architecture]
+    return marked.get(architecture, plain[architecture])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..config import GPTConfig
 from ..config_fields import ConfigReader
-from ..family import Family
+from ..family import Family, GgufDialect
 from ..weight_rules import OUT_IN, WeightRule, module_rules, per_layer, query_key_value_by_head
 
 _TRAINED_LENGTH = 2048  # BigScience 2022, table 3; newer configs do not say it, and ALiBi has no longest text
@@ -75,4 +75,20 @@ FAMILY = Family(
     prefix="transformer.",
     embedding="transformer.word_embeddings.weight",
     ignorable=(r"h\.\d+\.self_attention\.scale_mask_softmax\.causal_mask",),
+    gguf=GgufDialect(
+        architecture="bloom",
+        fields={
+            "context_length": "seq_length",
+            "embedding_length": "hidden_size",
+            "block_count": "n_layer",
+            "attention.head_count": "n_head",
+            "attention.layer_norm_epsilon": "layer_norm_epsilon",
+        },
+        constants={"architectures": ["BloomForCausalLM"]},
+        repeated={
+            "feed_forward_length": lambda data: 4 * data["hidden_size"],
+            "attention.head_count_kv": lambda data: data["n_head"],
+        },
+        fused_attention=True,
+    ),
 )

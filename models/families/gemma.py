@@ -10,6 +10,7 @@ from ..config_fields import ACTIVATIONS, ConfigReader
 from ..rotary_fields import RotaryChoice
 from ..weight_rules import PLUS_ONE, WeightRule
 from .llama_like import NAMES, Names, llama_like_family, llama_like_rules, read_llama_like, require_kv_heads
+from .llama_like_gguf import HEAD_SIZE, RMS_EPSILON, llama_like_dialect
 
 # The releases say "gelu" and were trained with its approximation by tanh.
 _RELEASED: Mapping[str, Activation] = {**ACTIVATIONS, "gelu": "gelu_tanh"}
@@ -61,6 +62,11 @@ def gemma_rules(config: GPTConfig, names: Names = NAMES) -> list[WeightRule]:
     return llama_like_rules(config, names, norms=PLUS_ONE)
 
 
-FAMILY = llama_like_family(
-    "gemma", "Gemma", known_as="Gemma 2B and 7B, CodeGemma", read_config=read_config, weight_rules=gemma_rules
+FAMILY = replace(
+    llama_like_family(
+        "gemma", "Gemma", known_as="Gemma 2B and 7B, CodeGemma", read_config=read_config, weight_rules=gemma_rules
+    ),
+    gguf=llama_like_dialect(  # the one is added to the norms already
+        "gemma", "GemmaForCausalLM", RMS_EPSILON | HEAD_SIZE, constants={"hidden_act": "gelu_pytorch_tanh"}
+    ),
 )

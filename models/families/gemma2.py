@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from ..config import GPTConfig
 from ..config_fields import ConfigReader
 from ..weight_rules import WeightRule
 from .gemma import gemma_rules, read_gemma_like
 from .llama_like import NAMES, Names, llama_like_family, window_of, windows_by_layer
+from .llama_like_gguf import HEAD_SIZE, RMS_EPSILON, WINDOW, even_head_size, llama_like_dialect
 
 NORMS: Names = {
     "input_layernorm": ["attention_norm"],
@@ -44,4 +47,25 @@ def weight_rules(config: GPTConfig) -> list[WeightRule]:
     return gemma_rules(config, {**NAMES, **NORMS})
 
 
-FAMILY = llama_like_family("gemma2", "Gemma2", known_as="Gemma 2", read_config=read_config, weight_rules=weight_rules)
+def _query_scalar(data: Mapping[str, Any]) -> int:
+    """The size of heads; in the 27B model, of 46 layers, the hidden size shared out among them: llama.cpp's rule."""
+    return even_head_size(data) if data["num_hidden_layers"] == 46 else int(data["head_dim"])
+
+
+FAMILY = replace(
+    llama_like_family("gemma2", "Gemma2", known_as="Gemma 2", read_config=read_config, weight_rules=weight_rules),
+    gguf=llama_like_dialect(
+        "gemma2",
+        "Gemma2ForCausalLM",
+        RMS_EPSILON
+        | HEAD_SIZE
+        | WINDOW
+        | {
+            "attn_logit_softcapping": "attn_logit_softcapping",
+            "final_logit_softcapping": "final_logit_softcapping",
+        },
+        constants={"hidden_activation": "gelu_pytorch_tanh"},
+        computed={"query_pre_attn_scalar": _query_scalar},
+        inactive={"attention.sliding_window_pattern": (2,)},
+    ),
+)

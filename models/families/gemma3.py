@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from ..config import GPTConfig
 from ..config_fields import ConfigReader
@@ -11,6 +13,7 @@ from ..weight_rules import WeightRule
 from .gemma import gemma_rules, read_gemma_like
 from .gemma2 import NORMS, soft_cap_of
 from .llama_like import HEAD_NORMS, NAMES, llama_like_family, window_of, windows_by_layer
+from .llama_like_gguf import HEAD_SIZE, RMS_EPSILON, WINDOW, even_head_size, llama_like_dialect
 
 
 def read_config(fields: ConfigReader) -> GPTConfig:
@@ -61,11 +64,37 @@ def weight_rules(config: GPTConfig) -> list[WeightRule]:
     return gemma_rules(config, {**NAMES, **NORMS, **HEAD_NORMS})
 
 
-FAMILY = llama_like_family(
-    "gemma3_text",
-    "Gemma3",
-    known_as="Gemma 3 270M and 1B",
-    read_config=read_config,
-    weight_rules=weight_rules,
-    limits="text models; with vision (gemma3) no",
+def _query_scalar(data: Mapping[str, Any]) -> int:
+    """The size of heads; in the 27B model, of 62 layers, the hidden size shared out among them: llama.cpp's rule."""
+    return even_head_size(data) if data["num_hidden_layers"] == 62 else int(data["head_dim"])
+
+
+def _layer_types(data: Mapping[str, Any]) -> list[str] | None:
+    """Without a window in the file no layer slides; None: by the pattern."""
+    return None if data.get("sliding_window") else ["full_attention"] * data["num_hidden_layers"]
+
+
+FAMILY = replace(
+    llama_like_family(
+        "gemma3_text",
+        "Gemma3",
+        known_as="Gemma 3 270M and 1B",
+        read_config=read_config,
+        weight_rules=weight_rules,
+        limits="text models; with vision (gemma3) no",
+    ),
+    gguf=llama_like_dialect(
+        "gemma3",
+        "Gemma3ForCausalLM",
+        RMS_EPSILON
+        | HEAD_SIZE
+        | WINDOW
+        | {
+            "attention.sliding_window_pattern": "sliding_window_pattern",
+            "rope.freq_base_swa": "rope_local_base_freq",
+            "final_logit_softcapping": "final_logit_softcapping",
+        },
+        constants={"hidden_activation": "gelu_pytorch_tanh", "rope_theta": 10000.0},
+        computed={"query_pre_attn_scalar": _query_scalar, "layer_types": _layer_types},
+    ),
 )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from ..config import GPTConfig
 from ..config_fields import ConfigReader
-from ..family import Family
+from ..family import Family, GgufDialect
 from ..rotary_fields import read_rotary
 from ..weight_rules import OUT_IN, WeightRule, module_rules, per_layer, query_key_value_by_head
+from .llama_like_gguf import even_head_size
 
 
 def read_config(fields: ConfigReader) -> GPTConfig:
@@ -83,4 +84,28 @@ FAMILY = Family(
     embedding="gpt_neox.embed_in.weight",
     # The causal mask and the rotary frequencies.
     ignorable=(r"layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)", r"rotary_emb\.inv_freq"),
+    gguf=GgufDialect(
+        architecture="gptneox",
+        fields={
+            "context_length": "max_position_embeddings",
+            "embedding_length": "hidden_size",
+            "block_count": "num_hidden_layers",
+            "feed_forward_length": "intermediate_size",
+            "attention.head_count": "num_attention_heads",
+            "attention.layer_norm_epsilon": "layer_norm_eps",
+            "use_parallel_residual": "use_parallel_residual",
+            "rope.freq_base": "rotary_emb_base",
+        },
+        constants={"architectures": ["GPTNeoXForCausalLM"], "rotary_pct": 1.0},
+        # GPT-NeoX-20B, of 44 layers, is the one that was trained with the approximation by tanh.
+        computed={"hidden_act": lambda data: "gelu_fast" if data["num_hidden_layers"] == 44 else "gelu"},
+        repeated={
+            "attention.head_count_kv": lambda data: data["num_attention_heads"],
+            "attention.key_length": even_head_size,
+        },
+        flags={"blk.0.attn_qkv.bias": "attention_bias"},
+        fused_attention=True,
+        rotary_share="rotary_pct",
+        rotary_scaling=True,
+    ),
 )

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from ..config import GPTConfig
 from ..config_fields import ConfigReader
-from ..family import GgufDialect
 from .llama_like import llama_like_family, read_llama_like
+from .llama_like_gguf import HEAD_SIZE, LONG_ROTARY_FACTORS, RMS_EPSILON, ROTARY_FREQUENCIES, llama_like_dialect
 
 
 def read_config(fields: ConfigReader) -> GPTConfig:
@@ -33,28 +33,16 @@ FAMILY = replace(
         limits="dynamic scaling of positions: the original context only",
     ),
     architectures=("LlamaForCausalLM", "LlamaModel", "LLaMAForCausalLM"),
-    gguf=GgufDialect(
-        architecture="llama",
-        fields={
-            "context_length": "max_position_embeddings",
-            "embedding_length": "hidden_size",
-            "block_count": "num_hidden_layers",
-            "feed_forward_length": "intermediate_size",
-            "attention.head_count": "num_attention_heads",
-            "attention.head_count_kv": "num_key_value_heads",
-            "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-            "attention.key_length": "head_dim",
-            "rope.freq_base": "rope_theta",
-        },
-        constants={"architectures": ["LlamaForCausalLM"], "hidden_act": "silu"},
-        inactive={
-            "rope.scaling.type": ("none",),
-            "expert_count": (0,),
-            "expert_used_count": (0,),
-            "attention.causal": (True,),
-            "tensor_data_layout": ("Meta AI original pth",),
-        },
+    gguf=replace(
+        llama_like_dialect(
+            "llama",
+            "LlamaForCausalLM",
+            RMS_EPSILON | HEAD_SIZE,
+            constants={"hidden_act": "silu"},
+            inactive={"tensor_data_layout": ("Meta AI original pth",), "attention.sliding_window": (0,)},
+        ),
         flags={"blk.0.attn_q.bias": "attention_bias", "blk.0.ffn_up.bias": "mlp_bias"},
+        rotary_tensors=ROTARY_FREQUENCIES + LONG_ROTARY_FACTORS,
         regrouped_rotary=True,
     ),
 )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from ..config import GPTConfig
 from ..config_fields import ConfigReader
 from .llama_like import llama_like_family, read_llama_like, require_kv_heads, window_of, windows_everywhere
+from .llama_like_gguf import HEAD_SIZE, RMS_EPSILON, ROTARY_FREQUENCIES, WINDOW, llama_like_dialect
 
 
 def read_config(fields: ConfigReader) -> GPTConfig:
@@ -22,4 +23,15 @@ def read_config(fields: ConfigReader) -> GPTConfig:
     return replace(config, windows=windows_everywhere(window, config))
 
 
-FAMILY = llama_like_family("mistral", "Mistral", known_as="Mistral 7B", read_config=read_config)
+FAMILY = replace(
+    llama_like_family("mistral", "Mistral", known_as="Mistral 7B", read_config=read_config),
+    # GGUF has no name for it: without a window it is a Llama, under whose name conversions write it.
+    gguf=replace(
+        llama_like_dialect(
+            "llama", "MistralForCausalLM", RMS_EPSILON | HEAD_SIZE | WINDOW, constants={"hidden_act": "silu"}
+        ),
+        marked_by="attention.sliding_window",
+        rotary_tensors=ROTARY_FREQUENCIES,
+        regrouped_rotary=True,
+    ),
+)

@@ -8,6 +8,7 @@ from ..config import GPTConfig
 from ..config_fields import ConfigReader
 from ..weight_rules import WeightRule
 from .llama_like import NAMES, llama_like_family, llama_like_rules, read_llama_like
+from .llama_like_gguf import llama_like_dialect
 
 
 def read_config(fields: ConfigReader) -> GPTConfig:
@@ -51,6 +52,17 @@ def weight_rules(config: GPTConfig) -> list[WeightRule]:
     return llama_like_rules(config, {**names, **own}, final_norm="final_layernorm")
 
 
-FAMILY = llama_like_family(
-    "phi", "Phi", known_as="Phi-1, Phi-1.5, Phi-2", read_config=read_config, weight_rules=weight_rules
+FAMILY = replace(
+    llama_like_family(
+        "phi", "Phi", known_as="Phi-1, Phi-1.5, Phi-2", read_config=read_config, weight_rules=weight_rules
+    ),
+    gguf=replace(
+        llama_like_dialect(
+            "phi2",
+            "PhiForCausalLM",
+            {"attention.layer_norm_epsilon": "layer_norm_eps"},
+            constants={"hidden_act": "gelu_new", "partial_rotary_factor": 1.0},
+        ),
+        rotary_share="partial_rotary_factor",
+    ),
 )

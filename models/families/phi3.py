@@ -9,6 +9,7 @@ from ..config_fields import ConfigReader
 from ..rotary_fields import read_rotary
 from ..weight_rules import WeightRule
 from .llama_like import llama_like_family, llama_like_rules, read_llama_like, window_of, windows_everywhere
+from .llama_like_gguf import HEAD_SIZE, LONG_ROTARY_FACTORS, RMS_EPSILON, WINDOW, llama_like_dialect
 
 
 def read_config(fields: ConfigReader) -> GPTConfig:
@@ -45,11 +46,21 @@ def weight_rules(config: GPTConfig) -> list[WeightRule]:
     )
 
 
-FAMILY = llama_like_family(
-    "phi3",
-    "Phi3",
-    known_as="Phi-3-mini, Phi-3-medium, Phi-3.5-mini, Phi-4, Phi-4-mini",
-    read_config=read_config,
-    weight_rules=weight_rules,
-    limits="LongRoPE: the original context only",
+FAMILY = replace(
+    llama_like_family(
+        "phi3",
+        "Phi3",
+        known_as="Phi-3-mini, Phi-3-medium, Phi-3.5-mini, Phi-4, Phi-4-mini",
+        read_config=read_config,
+        weight_rules=weight_rules,
+        limits="LongRoPE: the original context only",
+    ),
+    gguf=replace(
+        llama_like_dialect(
+            "phi3", "Phi3ForCausalLM", RMS_EPSILON | HEAD_SIZE | WINDOW, constants={"hidden_act": "silu"}
+        ),
+        rotary_share="partial_rotary_factor",
+        rotary_tensors=LONG_ROTARY_FACTORS,
+        fused_gate=True,
+    ),
 )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from ..config import GPTConfig
 from ..config_fields import ConfigReader
 from .llama_like import llama_like_family, read_llama_like, require_kv_heads, window_of, windows_by_layer
+from .llama_like_gguf import HEAD_SIZE, RMS_EPSILON, llama_like_dialect
 
 
 def read_config(fields: ConfigReader) -> GPTConfig:
@@ -25,4 +26,12 @@ def qwen_windows(fields: ConfigReader) -> tuple[int, ...]:
     return windows_by_layer(fields, fields.number("num_hidden_layers"), window, lambda layer: layer >= first)
 
 
-FAMILY = llama_like_family("qwen2", "Qwen2", known_as="Qwen1.5, Qwen2, Qwen2.5", read_config=read_config)
+FAMILY = replace(
+    llama_like_family("qwen2", "Qwen2", known_as="Qwen1.5, Qwen2, Qwen2.5", read_config=read_config),
+    gguf=llama_like_dialect(
+        "qwen2",
+        "Qwen2ForCausalLM",
+        RMS_EPSILON | HEAD_SIZE,
+        constants={"hidden_act": "silu", "use_sliding_window": False},
+    ),
+)

@@ -8,6 +8,7 @@ from ..config import GPTConfig
 from ..config_fields import ConfigReader
 from ..weight_rules import WeightRule
 from .llama_like import HEAD_NORMS, NAMES, llama_like_family, llama_like_rules, read_llama_like, require_kv_heads
+from .llama_like_gguf import HEAD_SIZE, RMS_EPSILON, llama_like_dialect
 from .qwen2 import qwen_windows
 
 
@@ -30,6 +31,17 @@ def weight_rules(config: GPTConfig) -> list[WeightRule]:
     return llama_like_rules(config, {**NAMES, **HEAD_NORMS})
 
 
-FAMILY = llama_like_family(
-    "qwen3", "Qwen3", known_as="Qwen3 0.6B to 32B", read_config=read_config, weight_rules=weight_rules
+FAMILY = replace(
+    llama_like_family(
+        "qwen3", "Qwen3", known_as="Qwen3 0.6B to 32B", read_config=read_config, weight_rules=weight_rules
+    ),
+    gguf=replace(
+        llama_like_dialect(
+            "qwen3",
+            "Qwen3ForCausalLM",
+            RMS_EPSILON | HEAD_SIZE,
+            constants={"hidden_act": "silu", "use_sliding_window": False},
+        ),
+        flags={"blk.0.attn_q.bias": "attention_bias"},
+    ),
 )

@@ -8,6 +8,7 @@ from ..config import GPTConfig
 from ..config_fields import ConfigReader
 from ..weight_rules import ONE_ROW, WeightRule, per_layer
 from .llama_like import llama_like_family, llama_like_rules, read_llama_like, require_kv_heads
+from .llama_like_gguf import llama_like_dialect
 
 
 def read_config(fields: ConfigReader) -> GPTConfig:
@@ -48,10 +49,25 @@ def weight_rules(config: GPTConfig) -> list[WeightRule]:
     return [*llama_like_rules(config), *(per_layer(config, head_norms) if config.query_key_norm else ())]
 
 
-FAMILY = llama_like_family(
-    "stablelm",
-    "StableLm",
-    known_as="StableLM 3B, StableLM 2 1.6B and 12B",
-    read_config=read_config,
-    weight_rules=weight_rules,
+FAMILY = replace(
+    llama_like_family(
+        "stablelm",
+        "StableLm",
+        known_as="StableLM 3B, StableLM 2 1.6B and 12B",
+        read_config=read_config,
+        weight_rules=weight_rules,
+    ),
+    gguf=replace(
+        llama_like_dialect(
+            "stablelm",
+            "StableLmForCausalLM",
+            {"attention.layer_norm_epsilon": "layer_norm_eps"},
+            constants={"hidden_act": "silu", "partial_rotary_factor": 1.0},
+            # Conversions write true where the config says nothing, of models that are not; the norms tell.
+            inactive={"use_parallel_residual": (True, False)},
+        ),
+        flags={"blk.0.attn_q.bias": "use_qkv_bias", "blk.0.attn_q_norm.weight": "qk_layernorm"},
+        absent_flags={"blk.0.ffn_norm.weight": "use_parallel_residual"},
+        rotary_share="partial_rotary_factor",
+    ),
 )

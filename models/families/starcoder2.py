@@ -16,6 +16,7 @@ from .llama_like import (
     window_of,
     windows_everywhere,
 )
+from .llama_like_gguf import HEAD_SIZE, WINDOW, llama_like_dialect
 
 
 def read_config(fields: ConfigReader) -> GPTConfig:
@@ -50,6 +51,22 @@ def weight_rules(config: GPTConfig) -> list[WeightRule]:
     return llama_like_rules(config, {**names, "mlp.c_fc": ["mlp.up"], "mlp.c_proj": ["mlp.down"]})
 
 
-FAMILY = llama_like_family(
-    "starcoder2", "Starcoder2", known_as="StarCoder2 3B, 7B and 15B", read_config=read_config, weight_rules=weight_rules
+FAMILY = replace(
+    llama_like_family(
+        "starcoder2",
+        "Starcoder2",
+        known_as="StarCoder2 3B, 7B and 15B",
+        read_config=read_config,
+        weight_rules=weight_rules,
+    ),
+    gguf=replace(
+        llama_like_dialect(
+            "starcoder2",
+            "Starcoder2ForCausalLM",
+            {"attention.layer_norm_epsilon": "norm_epsilon"} | HEAD_SIZE | WINDOW,
+            # Conversions leave out the window; llama.cpp then sees everything.
+            constants={"hidden_act": "gelu_pytorch_tanh", "sliding_window": None},
+        ),
+        flags={"blk.0.attn_q.bias": "use_bias"},
+    ),
 )

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from onnxgpt.models.checkpoint import build_gpt, open_checkpoint
 from onnxgpt.models.families import gguf_family_of
-from onnxgpt.models.gguf_file import GgufFile, _rules
+from onnxgpt.models.gguf_file import GgufFile
+from onnxgpt.models.gguf_rules import gguf_rules
 from onnxgpt.models.weight_rules import canonical_shapes, read_weights
 
 CHECKPOINT = Path(__file__).parents[2] / "models" / "fairytale" / "checkpoint"
@@ -90,7 +91,7 @@ def test_a_checkpoint_as_gguf_has_the_same_weights(family: str, tmp_path: Path) 
     assert dialect is not None
     shapes = canonical_shapes(checkpoint.config)
     # The rules by which the package reads what llama.cpp's own converter wrote, query and key rows regrouped included.
-    found = read_weights(file, _rules(dialect, checkpoint.config, shapes), shapes)
+    found = read_weights(file, gguf_rules(dialect, checkpoint.config, shapes), shapes)
 
     assert all(torch.equal(found[name], weight) for name, weight in checkpoint.weights.items())
     assert file.metadata[f"{family}.context_length"] == checkpoint.config.context_length
