@@ -204,8 +204,9 @@ def _loop_body(
     # Rows of the mask are ones throughout: a text of its own has no padding.
     ones = numpy_helper.from_array(np.array([1], np.int64))
     body.nodes_of("ConstantOfShape", [body.node("Shape", history)], ["attention_mask"], value=ones)
-    body.initializers += [item for item in step.initializer if item.name != _KEEP]
-    body.initializers.append(numpy_helper.from_array(np.array([1], np.int64), _KEEP))
+    # Around the loop, not in it: there ONNX Runtime lets go of a weight once it has packed it.
+    builder.initializers += [item for item in step.initializer if item.name != _KEEP]
+    builder.initializers.append(numpy_helper.from_array(np.array([1], np.int64), _KEEP))
     body.nodes += step.node
     last = body.node("Gather", _LOGITS, body.constant([-1]), axis=1)
     logits = body.node("Reshape", last, body.constant([-1]))

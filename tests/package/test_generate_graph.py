@@ -293,7 +293,7 @@ def test_a_bundle_of_others_is_refused(packaged_fairytale: Bundle, tmp_path: Pat
     manifest["graph"]["foreign"] = True
     (source / "bundle.json").write_text(json.dumps(manifest), "utf-8")
 
-    with pytest.raises(BundleError, match="was exported by others .* onnxgpt export"):
+    with pytest.raises(BundleError, match=r"was exported by others .* onnxgpt export"):
         package_bundle(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
