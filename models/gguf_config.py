@@ -48,7 +48,8 @@ def config_json(
         if name in own:
             value = own.pop(name)
             data[field] = None if name == _WINDOW and value == 0 else value
-    data |= {field: tensor in shapes for tensor, field in dialect.flags.items()}
+    fused = {name.replace(".attn_qkv.", ".attn_q.") for name in shapes}
+    data |= {field: tensor in shapes or tensor in fused for tensor, field in dialect.flags.items()}
     data |= {field: tensor not in shapes for tensor, field in dialect.absent_flags.items()}
     for field, compute in dialect.computed.items():
         if field not in data:

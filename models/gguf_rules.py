@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
 
 from .config import GPTConfig
 from .family import GgufDialect
@@ -41,8 +43,7 @@ def gguf_rules(
 ) -> list[WeightRule]:
     """The rules for a file whose tensors are called `stored`; query, key and value are fused where it has attn_qkv."""
     fused: dict[str, tuple[str, tuple[str, ...]]] = {}  # part of a block → the fused tensor and its parts
-    may_fuse = not dialect.regrouped_rotary
-    if dialect.fused_attention or (may_fuse and "blk.0.attn_qkv.weight" in stored):
+    if dialect.fused_attention or "blk.0.attn_qkv.weight" in stored:
         fused |= dict.fromkeys(_FUSED_ATTENTION, ("attn_qkv", _FUSED_ATTENTION))
     if dialect.fused_gate:
         fused |= dict.fromkeys(_FUSED_MLP, ("ffn_up", _FUSED_MLP))
@@ -59,7 +60,11 @@ def gguf_rules(
             tensor, parts = fused[part]
             if part == parts[0]:
                 targets = tuple(f"blocks.{layer}.{each}.{kind}" for each in parts)
-                rules.append(WeightRule(f"blk.{layer}.{tensor}.{kind}", targets, OUT_IN))
+                layouts = [
+                    _layout_of(dialect, config, each, canonical[target])
+                    for each, target in zip(parts, targets, strict=True)
+                ]
+                rules.append(WeightRule(f"blk.{layer}.{tensor}.{kind}", targets, _stacked(layouts)))
             continue
         layout = _layout_of(dialect, config, part, shape)
         rules.append(WeightRule(f"blk.{layer}.{_INSIDE_BLOCKS[part]}.{kind}", (name,), layout))
@@ -70,3 +75,13 @@ def _layout_of(dialect: GgufDialect, config: GPTConfig, part: str, shape: Shape)
     if dialect.regrouped_rotary and part in ("attention.query", "attention.key"):
         return regrouped_rotary_heads(config.head_size)
     return AS_STORED if len(shape) == 1 or part.endswith("_norm") else OUT_IN  # norms of each head: [heads, head_size]
+
+
+def _stacked(layouts: Sequence[Layout]) -> Layout:
+    """Matrices [out, in] one above the other, each in a layout of its own."""
+
+    def unpack(tensor: torch.Tensor, shapes: Sequence[Shape]) -> Sequence[torch.Tensor]:
+        rows = tensor.split_with_sizes([shape[-1] for shape in shapes])
+        return [layout.unpack(part, [shape])[0] for layout, part, shape in zip(layouts, rows, shapes, strict=True)]
+
+    return Layout(OUT_IN.stored_shape, unpack)

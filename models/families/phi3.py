@@ -55,6 +55,7 @@ FAMILY = replace(
         weight_rules=weight_rules,
         limits="LongRoPE: the original context only",
     ),
+    # The window is the model's, as transformers has it; llama.cpp warns that it leaves it out.
     gguf=replace(
         llama_like_dialect(
             "phi3", "Phi3ForCausalLM", RMS_EPSILON | HEAD_SIZE | WINDOW, constants={"hidden_act": "silu"}
