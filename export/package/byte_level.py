@@ -37,6 +37,9 @@ class ByteLevelTokenizer:
     merges: tuple[tuple[int, int, int], ...]  # left, right, merged; by rank
     special_tokens: tuple[SpecialToken, ...]
     pattern: Pattern
+    whole_words: tuple[
+        tuple[tuple[int, ...], int], ...
+    ]  # words taken as they are: what merging makes of them, their id
     prefix_ids: tuple[int, ...]  # what encoding puts before every text
     suffix_ids: tuple[int, ...]
 
@@ -58,13 +61,14 @@ def read_byte_level(path: Path) -> ByteLevelTokenizer:
     model = stored["model"]
     _check_model(model)
     _check_around(stored)
-    if model.get("ignore_merges"):
-        _check_whole_words(model, {token["content"] for token in stored["added_tokens"]})
     vocabulary = model["vocab"]
     letters = byte_letters()
     byte_ids = tuple(vocabulary.get(letter, -1) for letter in letters)
     if model.get("unk_token") is not None and -1 in byte_ids:
         raise _unsupported("an unknown token that stands for bytes outside its vocabulary")
+    whole_words = _whole_words(stored)
+    if whole_words and -1 in byte_ids:
+        raise _unsupported("ignore_merges, and bytes outside its vocabulary, which are dropped")
     prefix_ids, suffix_ids = _around(library)
     return ByteLevelTokenizer(
         token_bytes=_token_bytes(library, letters),
@@ -72,6 +76,7 @@ def read_byte_level(path: Path) -> ByteLevelTokenizer:
         merges=_merges(model, vocabulary),
         special_tokens=_special_tokens(library),
         pattern=pattern_of(stored["pre_tokenizer"]),
+        whole_words=whole_words,
         prefix_ids=prefix_ids,
         suffix_ids=suffix_ids,
     )
@@ -92,16 +97,23 @@ def _check_model(model: dict[str, Any]) -> None:
             raise _unsupported(f"{option} {model[option]!r}")
 
 
-def _check_whole_words(model: dict[str, Any], added: set[str]) -> None:
-    """`ignore_merges` takes a word that is a token as it is: without effect when merging leads to every token.
+def _whole_words(stored: dict[str, Any]) -> tuple[tuple[tuple[int, ...], int], ...]:
+    """The tokens that merging does not lead to: `ignore_merges` takes a word that is a token as it is.
 
     Added tokens are no words: they are found before.
     """
+    model = stored["model"]
+    if not model.get("ignore_merges"):
+        return ()
     plain = tokenizers.models.BPE(model["vocab"], [_pair(merge) for merge in model["merges"]])
     letters = set(byte_letters())
-    for token in model["vocab"].keys() - added:
-        if letters.issuperset(token) and len(plain.tokenize(token)) != 1:
-            raise _unsupported(f"ignore_merges, with tokens such as {token!r} that merging does not lead to")
+    added = {token["content"] for token in stored["added_tokens"]}
+    merged = {
+        token: tuple(each.id for each in plain.tokenize(token))
+        for token in model["vocab"].keys() - added
+        if letters.issuperset(token)
+    }
+    return tuple((ids, model["vocab"][token]) for token, ids in sorted(merged.items()) if len(ids) != 1)
 
 
 def _check_around(stored: dict[str, Any]) -> None:

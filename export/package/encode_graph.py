@@ -13,6 +13,7 @@ from .byte_level import ByteLevelTokenizer
 from .character_classes import BLOCK, CODE_POINTS, CharacterClasses, character_classes
 from .merge_nodes import MergeTables, merge_tables, merge_words
 from .special_nodes import Marks, mark_special_tokens
+from .trie import NONE, Trie
 
 _END = 0xFF  # a byte that no UTF-8 has
 _REPLACEMENT = 0xFFFD  # the character that stands for bytes that are none
@@ -47,7 +48,10 @@ class Encoder:
         ids = arrays.where(marks.ids >= 0, marks.ids, arrays.table(np.array(tokenizer.byte_ids, np.int32))[codes])
         # What has no token is dropped; the end stays, as the one more that merging wants.
         kept = ((ids >= 0) & ~marks.rest).put(_last(codes), True)
-        merged = merge_words(ids[kept], words[kept], self.merges)[:-1].cast(np.int64)
+        ids, words = merge_words(ids[kept], words[kept], self.merges)
+        if tokenizer.whole_words:
+            ids = _take_whole_words(ids, words, Trie.of(tokenizer.whole_words, len(tokenizer.token_bytes)))
+        merged = ids[:-1].cast(np.int64)
         around = [np.array(each, np.int64) for each in (tokenizer.prefix_ids, tokenizer.suffix_ids)]
         return arrays.join([around[0], merged, around[1]])
 
@@ -73,6 +77,16 @@ class Encoder:
         table = code_points.arrays.table
         block = table(self.classes.block_places)[code_points // BLOCK]
         return table(self.classes.classes)[block + code_points % BLOCK]
+
+
+def _take_whole_words(ids: Array, words: Array, known: Trie) -> Array:
+    """Put the token of a whole word in place of what merging made of it, both [n] with one more at the end."""
+    first = words != words.previous(-1)
+    starts = ids.arrays.positions(ids)[first][:-1]
+    _, found = known.longest(ids, starts, first)
+    found = ids.arrays.join([found, np.array([NONE], np.int32)])
+    of_word = found[first.cumsum() - 1]
+    return ids.arrays.where(first & (of_word >= 0), of_word, ids)[first | (of_word < 0)]
 
 
 def _last(codes: Array) -> Array:

@@ -2,7 +2,9 @@
 
 Byte-pair encoding merges, in each word, the pair of neighbours that was learned first, until no pair was learned. Words
 know nothing of one another, so one turn merges the first-learned pair of every word, all its occurrences from left to
-right; there are as many turns as the slowest word takes.
+right; there are as many turns as the slowest word takes. Some lists of merges (those made of a list of tokens, such as
+Llama 3's) have pairs that come before one of their own tokens: merging one occurrence may then make a pair that goes
+before the next occurrence, and where that may be, a turn merges the leftmost one only.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.errors import UnsupportedTokenizerError
 from .arrays import Array, Arrays
 from .byte_level import ByteLevelTokenizer
 from .pair_table import PairTable
@@ -26,33 +27,26 @@ class MergeTables:
 
     ranks: PairTable
     merged: NDArray[np.int32]  # by rank
+    ordered: NDArray[np.bool_]  # by rank: no pair with what it makes comes before it
 
 
 def merge_tables(tokenizer: ByteLevelTokenizer) -> MergeTables:
-    """The tables of a tokenizer.
-
-    Raises:
-        UnsupportedTokenizerError: a pair comes before the merge that makes one of its tokens.
-    """
-    made: dict[int, int] = {}  # by token: the last rank that makes it
-    for rank, (_, _, merged) in enumerate(tokenizer.merges):
-        made[merged] = rank
+    """The tables of a tokenizer."""
+    first_use: dict[int, int] = {}  # by token: the first rank of a pair with it
     for rank, (left, right, _) in enumerate(tokenizer.merges):
-        if max(made.get(left, -1), made.get(right, -1)) >= rank:
-            # Then merging one occurrence could make a pair that goes before the next occurrence.
-            raise UnsupportedTokenizerError(
-                f"the tokenizer merges {tokenizer.token_bytes[left]!r} and {tokenizer.token_bytes[right]!r} before it "
-                "makes both: expected merges in the order they were learned; tokenize with the tokenizers library and "
-                "use generate.onnx"
-            )
+        first_use.setdefault(left, rank)
+        first_use.setdefault(right, rank)
     size = len(tokenizer.token_bytes)
     ranks = {(left, right): rank for rank, (left, right, _) in enumerate(tokenizer.merges)}
-    results = np.array([merged for _, _, merged in tokenizer.merges] or [0], np.int32)
-    return MergeTables(PairTable.of(ranks, size, size), results)
+    results = [merged for _, _, merged in tokenizer.merges]
+    ordered = [first_use.get(merged, _NEVER) > rank for rank, merged in enumerate(results)]
+    return MergeTables(
+        PairTable.of(ranks, size, size), np.array(results or [0], np.int32), np.array(ordered or [True], np.bool_)
+    )
 
 
-def merge_words(ids: Array, words: Array, tables: MergeTables) -> Array:
-    """The ids [m] after all merges.
+def merge_words(ids: Array, words: Array, tables: MergeTables) -> tuple[Array, Array]:
+    """The ids and words [m] after all merges.
 
     Args:
         ids: int32 [n], with one more at the end that has a word of its own.
@@ -68,7 +62,8 @@ def merge_words(ids: Array, words: Array, tables: MergeTables) -> Array:
     def turn(body: Arrays, held: list[Array]) -> tuple[Array, list[Array]]:
         ids, words, ranks = held
         first = body.filled(words, _NEVER, np.int32).put(words, ranks, "min")
-        merging = _every_other(body, (ranks == first[words]) & (ranks < _NEVER))
+        best = (ranks == first[words]) & (ranks < _NEVER)
+        merging = _every_other(body, best if tables.ordered.all() else _allowed(body, best, ranks, words, tables))
         kept = ~merging.previous(False)
         merged = body.table(tables.merged)[body.where(merging, ranks, 0)]
         ids = body.where(merging, merged, ids)[kept]
@@ -78,7 +73,17 @@ def merge_words(ids: Array, words: Array, tables: MergeTables) -> Array:
 
     words = (words != words.previous(-1)).cumsum() - 1  # none left out, so that there are no more than ids
     ranks = ranks_of(ids.arrays, ids, words)
-    return ids.arrays.loop((ranks < _NEVER).any(), [ids, words, ranks], turn)[0]
+    ids, words, _ = ids.arrays.loop((ranks < _NEVER).any(), [ids, words, ranks], turn)
+    return ids, words
+
+
+def _allowed(arrays: Arrays, best: Array, ranks: Array, words: Array, tables: MergeTables) -> Array:
+    """Of the first-learned pairs those that may be merged in one turn: all, or in some words the leftmost one."""
+    places = arrays.positions(best)
+    never = arrays.filled(best, _NEVER, np.int32)
+    leftmost = never.put(words, arrays.where(best, places, _NEVER), "min")
+    ordered = arrays.table(tables.ordered)[arrays.where(best, ranks, 0)]
+    return best & (ordered | (places == leftmost[words]))
 
 
 def _every_other(arrays: Arrays, mask: Array) -> Array:

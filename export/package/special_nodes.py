@@ -9,9 +9,7 @@ import numpy as np
 
 from .arrays import Array, Arrays
 from .byte_level import SpecialToken
-from .pair_table import PairTable
-
-_NONE = -1
+from .trie import NONE, Trie
 
 
 @dataclass(frozen=True)
@@ -31,55 +29,19 @@ def mark_special_tokens(codes: Array, tokens: Sequence[SpecialToken]) -> Marks:
         tokens: at least one.
     """
     arrays = codes.arrays
-    trie = _Trie(tokens)
+    trie = Trie.of(((token.content, token.id) for token in tokens), 256)
     beginnings = np.zeros(256, np.bool_)
     beginnings[[token.content[0] for token in tokens]] = True
     candidates = arrays.positions(codes)[arrays.table(beginnings)[codes]]
-    ends, ids = _longest(codes, candidates, trie)
+    ends, ids = trie.longest(codes, candidates)
     found = ids >= 0
     starts, ends, ids = candidates[found], ends[found], ids[found]
     kept = _leftmost(codes, starts, ends)
     starts, ends, ids = starts[kept], ends[kept], ids[kept]
     zeros = arrays.filled(codes, 0, np.int32)
     open_ = zeros.put(starts, 1, "add").put(ends, -1, "add").cumsum()
-    begins = arrays.filled(codes, _NONE, np.int32).put(starts, ids)
+    begins = arrays.filled(codes, NONE, np.int32).put(starts, ids)
     return Marks(begins, (open_ > 0) & (begins < 0), zeros.put(ends, 1) > 0)
-
-
-class _Trie:
-    """The tokens' bytes as a tree: state 0 is its root; a token's last byte leads to a state that knows its id."""
-
-    def __init__(self, tokens: Sequence[SpecialToken]):
-        steps: dict[tuple[int, int], int] = {}
-        ends: dict[int, int] = {}
-        for token in tokens:
-            state = 0
-            for byte in token.content:
-                state = steps.setdefault((state, byte), len(steps) + 1)
-            ends[state] = token.id
-        states = len(steps) + 1
-        self.steps = PairTable.of(steps, states, 256)
-        self.ids = np.array([ends.get(state, _NONE) for state in range(states)], np.int32)
-
-
-def _longest(codes: Array, starts: Array, trie: _Trie) -> tuple[Array, Array]:
-    """Where the longest token that begins at each start ends, and its id; -1 where none does."""
-    nothing = codes.arrays.filled(starts, _NONE, np.int32)
-
-    def step(body: Arrays, held: list[Array]) -> tuple[Array, list[Array]]:
-        places, states, ends, ids = held
-        # A start that leads nowhere stays in the root, whose steps it must not take again: place 0xFF, the last.
-        states = trie.steps.look_up(body, states, body.seen(codes)[places], 0)
-        places = body.where(states > 0, places + 1, -1)
-        here = body.table(trie.ids)[states]
-        ended = here >= 0
-        goes_on = (states > 0).any()
-        return goes_on, [places, states, body.where(ended, places, ends), body.where(ended, here, ids)]
-
-    root = codes.arrays.filled(starts, 0, np.int32)
-    begins = (starts >= 0).any()
-    _, _, ends, ids = codes.arrays.loop(begins, [starts, root, nothing, nothing], step)
-    return ends, ids
 
 
 def _leftmost(codes: Array, starts: Array, ends: Array) -> Array:

@@ -25,7 +25,7 @@ from onnxgpt.runtime.bundle import Bundle, seal
 from onnxgpt.runtime.errors import BundleError, UnsupportedTokenizerError
 from onnxgpt.runtime.session import PlainGraph, ort
 
-from .one_call import array, as_options
+from .one_call import arrays, as_options
 from .text_corpus import texts
 
 FAIRYTALE = Path(__file__).parents[2] / "models" / "fairytale" / "bundle" / "tokenizer.json"
@@ -217,10 +217,6 @@ REFUSED: dict[str, Change] = {
     "dropout 0.5": lambda stored: stored["model"].update(dropout=0.5),
     "'<m>' with lstrip": lambda stored: add_tokens(stored, "<m>", lstrip=True),
     "'<<|' which may overlap|'<<|', which may overlap": lambda stored: add_tokens(stored, "<<|", normalized=True),
-    "before it makes both": lambda stored: stored["model"]["merges"].reverse(),
-    "ignore_merges, with tokens such as": lambda stored: stored["model"].update(
-        ignore_merges=True, vocab={**stored["model"]["vocab"], "unreachable": 4096}
-    ),
 }
 
 
@@ -238,11 +234,32 @@ def test_other_models_are_refused_by_name(tmp_path: Path) -> None:
         read_byte_level(path)
 
 
-def test_whole_words_that_merging_leads_to_anyway(changed: Callable[[Change], Path]) -> None:
-    """`ignore_merges`, as Llama 3 has it, changes nothing then."""
-    halves = Halves(changed(lambda stored: stored["model"].update(ignore_merges=True)))
-    for text in texts(100, seed=8):
+@pytest.mark.parametrize("seed", [1, 2])
+def test_merges_in_another_order_than_learned(seed: int, changed: Callable[[Change], Path]) -> None:
+    """Then a merge may make a pair that goes before the next occurrence of its own."""
+    halves = Halves(changed(lambda stored: random.Random(seed).shuffle(stored["model"]["merges"])))
+    for text in texts(300, seed=8):
         halves.assert_same(text)
+    halves.assert_same(" ".join("".join(random.Random(seed).choices("eth", k=30)) for _ in range(20)))
+
+
+@pytest.mark.parametrize("left_out", [1, 3, 10_000])
+def test_words_that_are_tokens_are_taken_as_they_are(left_out: int, changed: Callable[[Change], Path]) -> None:
+    """`ignore_merges`, as Llama 3 has it: with merges left out, merging does not lead to every token."""
+
+    def change(stored: dict[str, Any]) -> None:
+        model = stored["model"]
+        model["ignore_merges"] = True
+        model["merges"] = [merge for place, merge in enumerate(model["merges"], 1) if place % left_out or left_out > 99]
+
+    halves = Halves(changed(change))
+    for text in texts(300, seed=9):
+        halves.assert_same(text)
+    words = [token.decode("utf-8", "ignore") for token in halves.token_bytes[::5]]
+    for word in words:
+        halves.assert_same(word)
+    halves.assert_same("".join(words) + "a")
+    halves.assert_same(" ".join(words))
 
 
 def test_a_file_that_is_no_tokenizer(tmp_path: Path) -> None:
@@ -264,7 +281,7 @@ def whole_text(packaged_fairytale: Bundle) -> Any:
 
 
 def continued(session: Any, prompt: str, **settings: Any) -> tuple[bytes, list[int], int]:
-    feeds = {name: array(name, value) for name, value in settings.items()}
+    feeds = arrays(settings)
     given = {"prompt": np.frombuffer(prompt.encode(), np.uint8)}
     text, ids, reason = session.run(["continuation", "generated_ids", "finish_reason"], given | feeds)
     return text.tobytes(), ids.tolist(), int(reason[0])
