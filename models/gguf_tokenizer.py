@@ -7,6 +7,7 @@ Two kinds: byte-level BPE ("gpt2"), for the pre-tokenizers that can be stated ex
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -17,36 +18,63 @@ from .tokenizer_files import GENERIC_CLASS, check_tokenizer, to_json
 _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6  # token types of GGUF
 _SPACE = "▁"  # what SentencePiece writes for a space
 
-_LLAMA3_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_END = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3_PATTERN = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*" + _END
+_QWEN2_PATTERN = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*" + _END
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_FIRST_WORDS = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+"
+_SECOND_WORDS = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
+_TEKKEN_PATTERN = rf"{_FIRST_WORDS}|{_SECOND_WORDS}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*" + _END
+_GPT4O_PATTERN = (
+    rf"{_FIRST_WORDS}{_CONTRACTIONS}?|{_SECOND_WORDS}{_CONTRACTIONS}?|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*"
+    + _END
 )
+_BLOOM_PATTERN = r" ?[^(\s|.,!?…。，、।۔،)]+"
 
 
-def _gpt2_pieces() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+@dataclass(frozen=True, kw_only=True)
+class _BytePairs:
+    """What a name of a pre-tokenizer says of a byte-level BPE."""
+
+    pattern: str | None = None  # of pieces; None: GPT-2's
+    single_digits: bool = False  # each digit is split off first
+    composed: bool = False  # text in Unicode's normal form C; GGUF leaves it unsaid
+    whole_words_first: bool = False  # a word of the vocabulary is one token whatever the merges say
+    begins: bool = False  # texts begin with the begin token where the file does not say
+
+    def pieces(self) -> pre_tokenizers.PreTokenizer:
+        """Splits a text and writes its bytes as letters."""
+        steps: list[pre_tokenizers.PreTokenizer] = []
+        if self.single_digits:
+            steps.append(pre_tokenizers.Digits(individual_digits=True))
+        if self.pattern is not None:
+            steps.append(pre_tokenizers.Split(Regex(self.pattern), behavior="isolated"))
+        letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=self.pattern is None)
+        return pre_tokenizers.Sequence([*steps, letters]) if steps else letters
 
 
-def _single_digits_then_gpt2_pieces() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2_pieces()])
-
-
-def _llama3_pieces() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_LLAMA3_PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-
-
+_GPT2 = _BytePairs()
+_SINGLE_DIGITS = _BytePairs(single_digits=True)
+_LLAMA3 = _BytePairs(pattern=_LLAMA3_PATTERN, whole_words_first=True, begins=True)
 _PRE_TOKENIZERS = {
-    "gpt-2": _gpt2_pieces,
-    "smollm": _single_digits_then_gpt2_pieces,
-    "starcoder": _single_digits_then_gpt2_pieces,
-    "llama-bpe": _llama3_pieces,
+    "gpt-2": _GPT2,
+    "phi-2": _GPT2,
+    "olmo": _BytePairs(composed=True),  # GPT-NeoX, Pythia
+    "smollm": _SINGLE_DIGITS,
+    "starcoder": _SINGLE_DIGITS,
+    "refact": _SINGLE_DIGITS,
+    "llama-bpe": _LLAMA3,
+    "llama3": _LLAMA3,
+    "llama-v3": _LLAMA3,
+    "dbrx": _BytePairs(pattern=_LLAMA3_PATTERN),  # Phi-4
+    "qwen2": _BytePairs(pattern=_QWEN2_PATTERN, composed=True),
+    "deepseek-r1-qwen": _BytePairs(pattern=_QWEN2_PATTERN),
+    "stablelm2": _BytePairs(pattern=_QWEN2_PATTERN),
+    "tekken": _BytePairs(pattern=_TEKKEN_PATTERN, whole_words_first=True, begins=True),  # Mistral Nemo
+    "gpt-4o": _BytePairs(pattern=_GPT4O_PATTERN),  # Phi-4-mini
+    "bloom": _BytePairs(pattern=_BLOOM_PATTERN),
 }
-_WHOLE_WORDS_FIRST = frozenset({"llama-bpe"})  # a word of the vocabulary is one token whatever the merges say
 
 
 def gguf_tokenizer_files(
@@ -105,13 +133,16 @@ def _byte_level_bpe(metadata: Mapping[str, Any], tokens: list[str], types: list[
         raise UnsupportedModelError(
             f"{origin}: the pre-tokenizer {name!r} is not implemented; implemented are {', '.join(_PRE_TOKENIZERS)}"
         )
+    chosen = _PRE_TOKENIZERS[name]
     merges = metadata.get("tokenizer.ggml.merges")
     if not merges:
         raise CheckpointError(f"{origin} has no tokenizer.ggml.merges: expected those of its BPE vocabulary")
     pairs = [tuple(merge.split(" ", 1)) for merge in merges]
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=name in _WHOLE_WORDS_FIRST))
-    tokenizer.pre_tokenizer = _PRE_TOKENIZERS[name]()
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=chosen.whole_words_first))
+    if chosen.composed:
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = chosen.pieces()
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
@@ -189,7 +220,8 @@ def _add_template(
     tokenizer: Tokenizer, metadata: Mapping[str, Any], kind: str, special: Mapping[str, str], origin: str
 ) -> None:
     """The tokens around a text; where the file does not say, llama.cpp's defaults."""
-    begins = kind == "llama" or metadata.get("tokenizer.ggml.pre") == "llama-bpe"
+    byte_pairs = _PRE_TOKENIZERS.get(str(metadata.get("tokenizer.ggml.pre"))) if kind == "gpt2" else None
+    begins = byte_pairs is None or byte_pairs.begins
     before = "bos_token" if metadata.get("tokenizer.ggml.add_bos_token", begins) else None
     after = "eos_token" if metadata.get("tokenizer.ggml.add_eos_token", False) else None
     wanted = [name for name in (before, after) if name]
