@@ -174,15 +174,11 @@ def _open(path: Path) -> Any:
 
 
 def _settings(options: dict[str, Any]) -> Iterator[tuple[str, NDArray[Any]]]:
-    """The optional inputs of a package's graphs for options of a vector."""
+    """The settings of a package's graphs for options of a vector; an empty one is the bundle's own."""
     for name in ("max_new_tokens", "top_k"):
-        if name in options:
-            yield name, np.array([options[name]], np.int64)
+        yield name, np.array([options[name]] if name in options else [], np.int64)
     for name in ("top_p", "repetition_penalty"):
-        if name in options:
-            yield name, np.array([options[name]], np.float32)
+        yield name, np.array([options[name]] if name in options else [], np.float32)
     yield "temperature", np.array([options["temperature"] if options["do_sample"] else 0.0], np.float32)
-    if "seed" in options:
-        yield "seed", np.array([options["seed"]], np.uint64).view(np.int64)
-    if "eos_token_id" in options:
-        yield "end_ids", np.array([options["eos_token_id"]], np.int64)
+    yield "seed", np.array([options.get("seed", 0)], np.uint64).view(np.int64)
+    yield "end_ids", np.array([options["eos_token_id"]] if "eos_token_id" in options else [], np.int64)

@@ -38,7 +38,7 @@ _EXPRESSED = {
 
 @dataclass(frozen=True)
 class Settings:
-    """The optional inputs of the graph, each a vector, with what holds where a client gives nothing."""
+    """The settings among the inputs of the graph, each a vector, with what an empty one stands for."""
 
     max_new_tokens: int = 256
     temperature: float = 0.0
@@ -117,10 +117,9 @@ def make_generate_model(step: onnx.ModelProto, context_length: int, settings: Se
     builder = GraphBuilder("generate")
     prompt = builder.input(PROMPT, INT64, ["prompt"])
     for name, array in settings.arrays():
-        builder.input(name, helper.np_dtype_to_tensor_dtype(array.dtype), ["ends" if name == "end_ids" else 1])
-        builder.initializers.append(numpy_helper.from_array(array, name))
+        _add_setting(builder, name, array)
     room = builder.node("Sub", builder.constant([context_length]), builder.node("Shape", prompt))
-    limit = builder.node("Max", builder.node("Min", "max_new_tokens", room), builder.constant([0]))
+    limit = builder.node("Max", builder.node("Min", _setting("max_new_tokens"), room), builder.constant([0]))
     values = _sampling_values(builder, limit, _vocabulary_size(step.graph))
     tokens = _add_loop(builder, step.graph, prompt, limit, values)
     generated = builder.node("Reshape", tokens, builder.constant([-1]), name=GENERATED)
@@ -136,34 +135,50 @@ def make_generate_model(step: onnx.ModelProto, context_length: int, settings: Se
     return model
 
 
+def _add_setting(builder: GraphBuilder, name: str, own: np.ndarray[Any, Any]) -> str:
+    """An input whose empty vector stands for the bundle's own; what holds then is `settings/` and the name.
+
+    Not an optional input: of those ONNX Runtime's JavaScript bindings tell nothing, and they pass none on.
+    """
+    given = builder.input(name, helper.np_dtype_to_tensor_dtype(own.dtype), [f"{name}_given"])
+    is_empty = builder.node("Equal", builder.node("Shape", given), builder.constant([0]))
+    count = builder.node("Mul", builder.node("Cast", is_empty, to=INT64), builder.constant([len(own)]))
+    instead = builder.node("Slice", builder.constant(own), builder.constant([0]), count)
+    return builder.node("Concat", given, instead, axis=0, name=_setting(name))
+
+
+def _setting(name: str) -> str:
+    return f"settings/{name}"
+
+
 def _vocabulary_size(graph: onnx.GraphProto) -> int:
     logits = next(value for value in graph.output if value.name == _LOGITS)
     return logits.type.tensor_type.shape.dim[2].dim_value
 
 
 def _sampling_values(builder: GraphBuilder, limit: str, vocabulary_size: int) -> SamplingValues:
-    is_greedy = builder.node("LessOrEqual", "temperature", builder.constant([0.0]))
-    keeps_scores = builder.node("Equal", "repetition_penalty", builder.constant([1.0]))
-    above = builder.node("Greater", "top_k", builder.constant([0]))
-    below = builder.node("Less", "top_k", builder.constant([vocabulary_size]))
+    is_greedy = builder.node("LessOrEqual", _setting("temperature"), builder.constant([0.0]))
+    keeps_scores = builder.node("Equal", _setting("repetition_penalty"), builder.constant([1.0]))
+    above = builder.node("Greater", _setting("top_k"), builder.constant([0]))
+    below = builder.node("Less", _setting("top_k"), builder.constant([vocabulary_size]))
 
     def numbers(inner: GraphBuilder) -> Values:
         count = inner.node("Squeeze", limit)
         steps = inner.node("Range", inner.constant(0), count, inner.constant(1))
-        return [(add_numbers(inner, "seed", steps), DOUBLE)]
+        return [(add_numbers(inner, _setting("seed"), steps), DOUBLE)]
 
     none = builder.constant(np.zeros(0))
     found, *_ = builder.branch(is_greedy, lambda _: [(none, DOUBLE)], numbers)
     return SamplingValues(
-        temperature="temperature",
-        top_k="top_k",
-        top_p="top_p",
-        repetition_penalty="repetition_penalty",
+        temperature=_setting("temperature"),
+        top_k=_setting("top_k"),
+        top_p=_setting("top_p"),
+        repetition_penalty=_setting("repetition_penalty"),
         is_greedy=is_greedy,
         is_plain=builder.node("And", is_greedy, keeps_scores),
         keeps_scores=keeps_scores,
         limits_k=builder.node("And", above, below),
-        limits_p=builder.node("Less", "top_p", builder.constant([1.0])),
+        limits_p=builder.node("Less", _setting("top_p"), builder.constant([1.0])),
         numbers=found,
     )
 
@@ -212,7 +227,8 @@ def _loop_body(
     logits = body.node("Reshape", last, body.constant([-1]))
     index = body.node("Reshape", turn, body.constant([1]))
     token = add_token(body, logits, history, index, values)
-    ended = body.node("ReduceSum", body.node("Cast", body.node("Equal", token, "end_ids"), to=INT64), keepdims=0)
+    hits = body.node("Cast", body.node("Equal", token, _setting("end_ids")), to=INT64)
+    ended = body.node("ReduceSum", hits, keepdims=0)
     body.output(body.node("Equal", ended, body.constant(0)), BOOL, [])
     next_ids = body.node("Reshape", token, body.constant([1, 1]))
     body.output(next_ids, INT64, [1, 1])
@@ -228,9 +244,9 @@ def _add_reason(builder: GraphBuilder, generated: str, limit: str) -> str:
     """Why the text ends, as an index into FINISH_REASONS."""
     last = builder.node("Slice", generated, builder.constant([-1]), builder.constant([1 << 62]))
     column = builder.node("Unsqueeze", last, builder.constant([1]))
-    ends = builder.node("Equal", column, builder.node("Unsqueeze", "end_ids", builder.constant([0])))
+    ends = builder.node("Equal", column, builder.node("Unsqueeze", _setting("end_ids"), builder.constant([0])))
     hits = builder.node("ReduceSum", builder.node("Cast", ends, to=INT64), keepdims=0)
     by_end = builder.node("Greater", hits, builder.constant(0))
-    by_context = builder.node("Less", limit, "max_new_tokens")
+    by_context = builder.node("Less", limit, _setting("max_new_tokens"))
     otherwise = builder.node("Where", by_context, builder.constant([2]), builder.constant([0]))
     return builder.node("Where", by_end, builder.constant([1]), otherwise, name=REASON)

@@ -11,6 +11,7 @@ import numpy as np
 from onnxgpt.runtime.session import ort
 
 REASONS = ("length", "eos", "context")  # the runtime's words for the numbers
+SETTINGS = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed", "end_ids")
 FLOATS = ("temperature", "top_p", "repetition_penalty")
 
 
@@ -22,13 +23,19 @@ class OneCall:
         self.session = ort.InferenceSession(str(directory / "generate.onnx"), options)
 
     def run(self, prompt: Sequence[int], **settings: Any) -> tuple[list[int], str]:
-        feeds = {name: array(name, value) for name, value in settings.items()}
-        ids, reason = self.session.run(None, {"prompt_ids": np.array(prompt, np.int64)} | feeds)
+        ids, reason = self.session.run(None, {"prompt_ids": np.array(prompt, np.int64)} | arrays(settings))
         return ids.tolist(), REASONS[reason[0]]
 
 
+def arrays(settings: dict[str, Any]) -> dict[str, np.ndarray]:
+    """All settings; those that are not given are empty, which stands for the bundle's own. No end ids: -1."""
+    if settings.get("end_ids") == ():
+        settings = settings | {"end_ids": -1}
+    return {name: array(name, settings.get(name, ())) for name in SETTINGS}
+
+
 def array(name: str, value: Any) -> np.ndarray:
-    if name == "seed" and value >= 1 << 63:
+    if name == "seed" and value != () and value >= 1 << 63:
         value -= 1 << 64  # the same 64 bits
     return np.array(np.atleast_1d(value), np.float32 if name in FLOATS else np.int64)
 

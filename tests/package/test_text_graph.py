@@ -116,6 +116,19 @@ def test_two_thousand_texts_of_the_embedded_tokenizer(fairytale: Halves) -> None
         fairytale.assert_same(text)
 
 
+@pytest.mark.slow
+def test_two_thousand_texts_of_smollm2(tmp_path: Path) -> None:
+    from onnxgpt.models.catalog import pull
+    from onnxgpt.models.checkpoint import open_checkpoint
+
+    pull("smollm2-135m-instruct")
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(open_checkpoint("smollm2-135m-instruct").files["tokenizer.json"])
+    halves = Halves(path)
+    for text in [*texts(2000, seed=10), "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"]:
+        halves.assert_same(text)
+
+
 @pytest.mark.parametrize("name", PRE_TOKENIZERS)
 def test_texts_cut_by_other_patterns(name: str, changed: Callable[[Change], Path]) -> None:
     halves = Halves(changed(lambda stored: stored.update(pre_tokenizer=PRE_TOKENIZERS[name])))
