@@ -4,7 +4,10 @@
 import { parseArgs } from "node:util";
 
 import { UsageError } from "../javascript/errors.js";
+import { drawSeed } from "../javascript/random.js";
+import { resolveSettings } from "../javascript/settings.js";
 import { openModel } from "./model.js";
+import { openOneCall } from "./one_call.js";
 
 const HELP = `usage: node main.js BUNDLE PROMPT [options]
 
@@ -13,10 +16,11 @@ const HELP = `usage: node main.js BUNDLE PROMPT [options]
   --top-k K                 sample among the K likeliest tokens; 0: among all
   --top-p P                 sample among the likeliest tokens that reach this probability
   --repetition-penalty R    above 1: tokens that occurred are less likely
-  --seed S                  repeats a sampled text
+  --seed S                  repeats a sampled text; without it one is drawn and told on stderr
   --do-sample               sample, where the bundle does not by itself
   --threads N               threads of ONNX Runtime
-  --json                    one line of JSON for each token
+  --one-call                the whole text in one call, with text.onnx of a bundle that onnxgpt package made
+  --json                    one line of JSON for each token, or for the one call
 
 What is not given comes from the bundle's generation_config.json.`;
 
@@ -25,6 +29,7 @@ const OPTIONS = {
   ...Object.fromEntries(NUMBERS.map((name) => [name, { type: "string" }])),
   seed: { type: "string" },
   "do-sample": { type: "boolean" },
+  "one-call": { type: "boolean" },
   json: { type: "boolean" },
   help: { type: "boolean", short: "h" },
 };
@@ -34,12 +39,25 @@ async function main() {
   if (values.help) return console.log(HELP);
   if (positionals.length !== 2) throw new UsageError(`found ${positionals.length} arguments: expected BUNDLE and PROMPT; see --help`);
   const [directory, prompt] = positionals;
-  const { threads, ...settings } = readSettings(values);
-  const model = await openModel(directory, { threads });
+  const { threads, ...given } = readSettings(values);
+  const model = await (values["one-call"] ? openOneCall : openModel)(directory, { threads });
+  const settings = { seed: drawSeed(), ...given };
+  const { isGreedy } = resolveSettings(model.defaults, settings);
+  if (values["one-call"]) await writeAtOnce(model, prompt, settings, values.json);
+  else await writeAsItComes(model, prompt, settings, values.json);
+  if (!isGreedy && given.seed === undefined) console.error(`seed ${settings.seed}`);
+}
+
+async function writeAsItComes(model, prompt, settings, asJson) {
   for await (const token of model.stream(prompt, settings)) {
-    process.stdout.write(values.json ? `${JSON.stringify(token)}\n` : token.text);
+    process.stdout.write(asJson ? `${JSON.stringify(token)}\n` : token.text);
   }
-  if (!values.json) process.stdout.write("\n");
+  if (!asJson) process.stdout.write("\n");
+}
+
+async function writeAtOnce(model, prompt, settings, asJson) {
+  const result = await model.generate(prompt, settings);
+  console.log(asJson ? JSON.stringify(result) : result.text);
 }
 
 function readArguments() {

@@ -28,9 +28,7 @@ export async function openModel(directory, { threads } = {}) {
   const manifest = await openManifest(directory);
   const tokenizerConfig = await readJson(directory, "tokenizer_config.json", {});
   const tokenizer = openTokenizer(Tokenizer, await readJson(directory, "tokenizer.json"), tokenizerConfig);
-  const config = await readJson(directory, "config.json", {});
-  const defaults = await readJson(directory, "generation_config.json", {});
-  defaults.eos_token_id ??= config.eos_token_id;
+  const defaults = await readDefaults(directory);
   const ort = await importOnnxRuntime();
   const session = await openSession(ort, join(directory, manifest.graph.file), threads);
   const graph = new StepGraph(ort, session, {
@@ -39,6 +37,14 @@ export async function openModel(directory, { threads } = {}) {
     sharesBuffer: manifest.graph.shares_cache_buffer,
   });
   return new TextModel({ graph, tokenizer, manifest, defaults });
+}
+
+/** The bundle's own settings of generation. */
+export async function readDefaults(directory) {
+  const config = await readJson(directory, "config.json", {});
+  const defaults = await readJson(directory, "generation_config.json", {});
+  defaults.eos_token_id ??= config.eos_token_id;
+  return defaults;
 }
 
 /** bundle.json, with every file that it names there and of its size. */
@@ -57,7 +63,8 @@ export async function openManifest(directory) {
   return manifest;
 }
 
-async function openSession(ort, path, threads) {
+/** A loaded graph. */
+export async function openSession(ort, path, threads) {
   const options = { logSeverityLevel: 3, ...(threads && { intraOpNumThreads: threads }) }; // errors, no warnings
   try {
     return await ort.InferenceSession.create(path, options);

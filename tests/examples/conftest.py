@@ -10,16 +10,15 @@ from pathlib import Path
 
 import pytest
 
-import onnxgpt
-from onnxgpt.export.package.vectors import write_vectors
+from onnxgpt.export.package import package_bundle
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BUNDLE = Path(__file__).parents[2] / "models" / "fairytale" / "bundle"
 
 
 @pytest.fixture(scope="session")
-def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_vectors(onnxgpt.load("fairytale"), tmp_path_factory.mktemp("vectors"))
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return package_bundle(BUNDLE, tmp_path_factory.mktemp("package") / "fairytale").directory
 
 
 @pytest.fixture(scope="session")

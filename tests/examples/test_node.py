@@ -6,5 +6,5 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def test_node_passes_its_tests(run_node_tests: Callable[..., None], vectors: Path) -> None:
-    run_node_tests("node", ONNXGPT_VECTORS=str(vectors))
+def test_node_passes_its_tests(run_node_tests: Callable[..., None], package: Path) -> None:
+    run_node_tests("node", ONNXGPT_PACKAGE=str(package), ONNXGPT_VECTORS=str(package / "vectors.json"))

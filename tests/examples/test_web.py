@@ -139,7 +139,7 @@ def test_open_serves_the_page_with_the_headers_for_threads(modules: Path) -> Non
 
 
 def test_the_page_passes_its_tests_in_chromium(
-    run_node_tests: Callable[..., None], vectors: Path, tmp_path: Path
+    run_node_tests: Callable[..., None], package: Path, tmp_path: Path
 ) -> None:
     chromium = os.environ.get("ONNXGPT_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
@@ -148,4 +148,4 @@ def test_the_page_passes_its_tests_in_chromium(
         command, ["web", "--out", str(tmp_path / "page"), "--runtime", str(EXAMPLES / "node_modules")]
     )
     assert result.exit_code == 0, result.output
-    run_node_tests("web", ONNXGPT_PAGE=str(tmp_path / "page"), ONNXGPT_VECTORS=str(vectors), ONNXGPT_CHROMIUM=chromium)
+    run_node_tests("web", ONNXGPT_PAGE=str(tmp_path / "page"), ONNXGPT_VECTORS=str(package / "vectors.json"), ONNXGPT_CHROMIUM=chromium)

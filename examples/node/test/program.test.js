@@ -55,6 +55,12 @@ it("repeats a sampled text by its seed", async () => {
   assert.notEqual(one.stdout, other.stdout);
 });
 
+it("tells the seed that it draws", async () => {
+  const drawn = await run(bundle, greedy.prompt, "--do-sample", "--max-new-tokens", "16");
+  const [, seed] = drawn.stderr.match(/^seed (\d+)\n$/);
+  assert.equal((await run(bundle, greedy.prompt, "--do-sample", "--max-new-tokens", "16", "--seed", seed)).stdout, drawn.stdout);
+});
+
 const USAGE = [
   [[], /^error: found 0 arguments: expected BUNDLE and PROMPT; see --help\n$/],
   [["B", "P", "--seed", "x"], /^error: --seed is x: expected a whole number\n$/],

@@ -9,6 +9,7 @@ import { before, describe, it } from "node:test";
 import { threefry2x32, uniform } from "../../javascript/random.js";
 import { StreamDecoder } from "../../javascript/stream_decoder.js";
 import { openModel } from "../model.js";
+import { settingsOf } from "./settings_of.js";
 
 const bundle = process.env.ONNXGPT_BUNDLE;
 assert.ok(bundle, "ONNXGPT_BUNDLE is not set: expected a bundle's directory");
@@ -80,10 +81,4 @@ function logProbabilities(logits) {
   const highest = Math.max(...logits);
   const total = Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit - highest), 0)) + highest;
   return Array.from(logits, (logit) => logit - total);
-}
-
-function settingsOf(options) {
-  const names = { eos_token_id: "endIds" };
-  const inCamelCase = (name) => name.replace(/_(.)/g, (_, letter) => letter.toUpperCase());
-  return Object.fromEntries(Object.entries(options).map(([name, value]) => [names[name] ?? inCamelCase(name), value]));
 }

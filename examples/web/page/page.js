@@ -63,6 +63,7 @@ async function load(device) {
   worker = new Worker("worker.js", { type: "module" });
   worker.addEventListener("message", ({ data }) => MESSAGES[data.type](data));
   worker.addEventListener("error", (event) => fail(event.message ?? "the worker can't be started"));
+  document.body.dataset.state = "loading";
   $("loading").hidden = false;
   $("generate").disabled = true;
   $("error").hidden = true;

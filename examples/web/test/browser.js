@@ -9,8 +9,12 @@ import { chromium } from "playwright-core";
 const TYPES = { ".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".mjs": "text/javascript", ".json": "application/json", ".svg": "image/svg+xml", ".wasm": "application/wasm" };
 const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
 
-export function launch() {
-  return chromium.launch({ executablePath: process.env.ONNXGPT_CHROMIUM ?? "/usr/bin/chromium", args: FLAGS });
+// A graphics card in software, since machines that test have none.
+const GRAPHICS = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--use-vulkan=swiftshader", "--enable-features=Vulkan", "--ignore-gpu-blocklist"];
+
+export function launch({ graphics = false } = {}) {
+  const args = graphics ? [...FLAGS.filter((flag) => flag !== "--disable-gpu"), ...GRAPHICS] : FLAGS;
+  return chromium.launch({ executablePath: process.env.ONNXGPT_CHROMIUM ?? "/usr/bin/chromium", args });
 }
 
 /** A plain host of static files, which sends no headers for threads. */
