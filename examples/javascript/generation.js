@@ -5,6 +5,8 @@ import { chooseToken } from "./sampling.js";
 import { resolveSettings } from "./settings.js";
 import { StreamDecoder } from "./stream_decoder.js";
 
+const PREFILL_CHUNK = 64; // tokens: the bindings tell nothing of num_logits_to_keep, so each has logits
+
 /** A bundle that generates text, on any engine. */
 export class TextModel {
   /**
@@ -49,8 +51,9 @@ export class TextModel {
     const cache = this.graph.newCache();
     try {
       let unread = [...ids];
-      for (let step = 0; step < limit && !signal?.aborted; step++) {
-        const logits = await this.graph.step(unread, cache);
+      for (let step = 0; step < limit; step++) {
+        const logits = await this.#read(unread, cache, signal);
+        if (!logits) return;
         const id = chooseToken(logits, ids, settings, step);
         ids.push(id);
         unread = [id];
@@ -74,6 +77,17 @@ export class TextModel {
       result.reason = reason ?? result.reason;
     }
     return result;
+  }
+
+  /** Logits behind the last of some ids, which are read in pieces: memory stays small, and a signal is heard. */
+  async #read(ids, cache, signal) {
+    const size = this.manifest.graph.chunked_prefill ? PREFILL_CHUNK : ids.length;
+    let logits;
+    for (let start = 0; start < ids.length; start += size) {
+      if (signal?.aborted) return null;
+      logits = await this.graph.step(ids.slice(start, start + size), cache);
+    }
+    return logits;
   }
 
   #promptIds(prompt) {

@@ -30,13 +30,12 @@ export class StepGraph {
         heads: shape?.[1],
         headSize: shape?.[3],
       }));
-    this.keepsLogits = session.inputNames.includes("num_logits_to_keep");
     this.#requireContract(layers);
   }
 
   #requireContract(layers) {
     const { session, states } = this;
-    const expected = ["input_ids", "attention_mask", "num_logits_to_keep", ...states.map(({ past }) => past)];
+    const expected = ["input_ids", "attention_mask", ...states.map(({ past }) => past)];
     const extra = session.inputNames.find((name) => !expected.includes(name));
     if (extra) throw new BundleError(`the graph wants an input ${extra}: expected the inputs of an onnxgpt bundle; export it again`);
     const missing = ["logits", ...states.map(({ present }) => present)].find((name) => !session.outputNames.includes(name));
@@ -71,7 +70,6 @@ export class StepGraph {
       attention_mask: new Tensor("int64", new BigInt64Array(total).fill(1n), [1, total]),
       ...cache.pasts(),
     };
-    if (this.keepsLogits) feeds.num_logits_to_keep = new Tensor("int64", BigInt64Array.of(1n), [1]);
     const results = await this.session.run(feeds, { logits: null, ...cache.presents() });
     cache.take(results, total);
     return lastRow(results.logits);

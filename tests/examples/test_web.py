@@ -148,4 +148,9 @@ def test_the_page_passes_its_tests_in_chromium(
         command, ["web", "--out", str(tmp_path / "page"), "--runtime", str(EXAMPLES / "node_modules")]
     )
     assert result.exit_code == 0, result.output
-    run_node_tests("web", ONNXGPT_PAGE=str(tmp_path / "page"), ONNXGPT_VECTORS=str(package / "vectors.json"), ONNXGPT_CHROMIUM=chromium)
+    run_node_tests(
+        "web",
+        ONNXGPT_PAGE=str(tmp_path / "page"),
+        ONNXGPT_VECTORS=str(package / "vectors.json"),
+        ONNXGPT_CHROMIUM=chromium,
+    )
