@@ -98,8 +98,7 @@ def _rotary(dialect: GgufDialect, own: Data, data: Data, file: TensorSource, ori
     width = own.pop("rope.dimension_count", None)  # without a field for it compared with the head size later
     found: Data = {}
     if dialect.rotary_share is not None and width is not None:
-        head_size = _value(lambda data: data["hidden_size"] // data["num_attention_heads"], data)
-        found[dialect.rotary_share] = _share(width, data.get("head_dim") or head_size or width)
+        found[dialect.rotary_share] = _value(lambda data: _share(width, data), data)
     if not dialect.rotary_scaling:
         return found
     scaling = _scaling(own, data, {name: _divisors(file, name) for name in tensors}, origin)
@@ -152,8 +151,9 @@ def _divisors(file: TensorSource, name: str) -> list[float]:
     return [_plain(float(value)) for value in file.load(name).flatten()]
 
 
-def _share(width: int, head_size: int) -> float:
+def _share(width: int, data: Mapping[str, Any]) -> float:
     """The share of each head that rotates: a number that times the head size, cut to a whole one, is `width`."""
+    head_size = data.get("head_dim") or data["hidden_size"] // data["num_attention_heads"]
     share = width / head_size
     return share if int(head_size * share) == width else math.nextafter(share, 2.0)
 
