@@ -123,8 +123,8 @@ class PrivatePeak(threading.Thread):
         """Look until it is told to end."""
         while not self._done.wait(0.005):
             status = Path("/proc/self/status").read_text(encoding="ascii")
-            size = next(line for line in status.splitlines() if line.startswith("RssAnon:"))
-            self.bytes = max(self.bytes, 1024 * int(size.split()[1]))
+            sizes = [line.split()[1] for line in status.splitlines() if line.startswith(("RssAnon:", "RssShmem:"))]
+            self.bytes = max(self.bytes, 1024 * sum(map(int, sizes)))
 
     def end(self) -> int:
         """The most bytes there were."""
