@@ -48,7 +48,7 @@ class Encoder:
         ids = arrays.where(marks.ids >= 0, marks.ids, arrays.table(np.array(tokenizer.byte_ids, np.int32))[codes])
         # What has no token is dropped; the end stays, as the one more that merging wants.
         kept = ((ids >= 0) & ~marks.rest).put(_last(codes), True)
-        ids, words = merge_words(ids[kept], words[kept], self.merges)
+        ids, words = merge_words(codes[kept], ids[kept], words[kept], self.merges)
         if tokenizer.whole_words:
             ids = _take_whole_words(ids, words, Trie.of(tokenizer.whole_words, len(tokenizer.token_bytes)))
         merged = ids[:-1].cast(np.int64)

@@ -139,7 +139,9 @@ def test_texts_cut_by_other_patterns(name: str, changed: Callable[[Change], Path
 def test_a_long_text_of_one_word(fairytale: Halves) -> None:
     chance = random.Random(3)
     fairytale.assert_same("".join(chr(chance.randrange(0x4E00, 0x9FA5)) for _ in range(1000)))
-    fairytale.assert_same("".join(chance.choice("thaeinrso") for _ in range(1000)))
+    for letters in ("thaeinrso", "the", "ab", "thaeinrsodlucmpwyg😀从"):
+        for length in (1000, 65, 64, 63):
+            fairytale.assert_same("".join(chance.choice(letters) for _ in range(length)))
 
 
 def test_arbitrary_ids_become_what_the_library_makes_of_them(fairytale: Halves) -> None:
@@ -253,7 +255,11 @@ def test_merges_in_another_order_than_learned(seed: int, changed: Callable[[Chan
     halves = Halves(changed(lambda stored: random.Random(seed).shuffle(stored["model"]["merges"])))
     for text in texts(300, seed=8):
         halves.assert_same(text)
-    halves.assert_same(" ".join("".join(random.Random(seed).choices("eth", k=30)) for _ in range(20)))
+    chance = random.Random(seed)
+    for _ in range(30):  # one long word, which is merged in parts
+        halves.assert_same(
+            "".join(chance.choices(chance.choice(["eth", "thaeinrsodlu", "eeeth"]), k=chance.randrange(300)))
+        )
 
 
 @pytest.mark.parametrize("left_out", [1, 3, 10_000])
