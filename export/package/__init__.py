@@ -13,6 +13,7 @@ from typing import Any
 from ...runtime.bundle import PACKAGED_FILES, Bundle, refuse_existing, seal, staged_output
 from ...runtime.errors import BundleError, UnsupportedTokenizerError
 from ...runtime.manifest import MANIFEST_NAME
+from .contract import CONTRACT_FILE, write_contract
 from .generate_graph import refuse_unfit, write_generate_graph
 from .text_graph import TEXT_FILE, write_text_graph
 from .vectors import VECTORS_FILE, write_vectors
@@ -49,6 +50,7 @@ WRITERS: tuple[tuple[str, Callable[[Packaging], None]], ...] = (
     ("generate.onnx", lambda package: write_generate_graph(package.bundle, package.directory, package.defaults)),
     (TEXT_FILE, _write_text),
     (VECTORS_FILE, _write_vectors),
+    (CONTRACT_FILE, lambda package: write_contract(package.bundle, package.directory, package.defaults)),
 )
 
 
