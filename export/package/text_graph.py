@@ -33,7 +33,10 @@ def write_text_graph(directory: Path) -> None:
 
 
 def make_text_model(generate: onnx.ModelProto, tokenizer: ByteLevelTokenizer) -> onnx.ModelProto:
-    """The model around that of generate.onnx: its inputs with text in place of ids, and one output more, the text."""
+    """The model around that of generate.onnx: its inputs with text in place of ids, and one output more, the text.
+
+    As there, a prompt has one token at least: an empty text fails unless the tokenizer puts something around it.
+    """
     arrays = Arrays(GraphBuilder("text"))
     builder = arrays.builder
     ids = Encoder.of(tokenizer).encode(arrays.input(PROMPT_TEXT, np.uint8))
