@@ -11,6 +11,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before ONNX Runtime is imported, or
 import onnxruntime
 import tokenizers
 
+onnxruntime.set_default_logger_severity(3)  # errors, no warnings
+
 
 def generate(bundle: Path, ids: list[int], max_new_tokens: int = 60, end_ids: tuple[int, ...] = ()) -> list[int]:
     """The likeliest continuation of some token ids: new ids, the end included."""
