@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="For --open; otherwise a free one.")
 @click.option("--force", is_flag=True, help="Replace the page at --out.")
 def web(bundle: str, out: str | None, show: bool, runtime: str | None, webgpu: bool, port: int, force: bool) -> None:
-    """Make a page that runs BUNDLE in the browser, and nothing leaves it.
+    """Make a page that runs BUNDLE in the browser.
 
-    Any web server can give it out; after the first visit it works without
-    a network. ONNX Runtime for the web comes from npm:
+    Nothing that is written there leaves it. Any web server can give it out;
+    after the first visit it works without a network. ONNX Runtime for the web
+    comes from npm:
 
     \b
     npm install --ignore-scripts onnxruntime-web @huggingface/tokenizers
