@@ -85,7 +85,8 @@ def find_runtime(given: Path | None) -> Path:
     found = "no node_modules with them here" if given is None else f"{given} lacks them"
     raise OptionError(
         f"the page needs {_ORT} and {_TOKENIZERS}, and {found}: run "
-        f"`npm install --ignore-scripts {_ORT} {_TOKENIZERS}` here, or name the node_modules that has them with --runtime"
+        f"`npm install --ignore-scripts {_ORT} {_TOKENIZERS}` here, "
+        "or name the node_modules that has them with --runtime"
     )
 
 
