@@ -96,7 +96,8 @@ def make_planner(
     layers = [record for record in records if record["layer"] is not None]
     products = {record["initializer"]: record["node"] for record in layers}
     sizes = {record["initializer"]: int(np.prod(record["shape"])) for record in layers}
-    probe = np.concatenate([windows[0][:_PROBE], windows[-1][:_PROBE]])
+    length = min(_PROBE, len(windows[0]) // 2)  # both halves together fit the context, as each window does
+    probe = np.concatenate([windows[0][:length], windows[-1][:length]])
     sensitivity = measure_sensitivity(
         model, directory, products, recipe.layers, probe, threads=threads, progress=progress
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 
+from onnxgpt.quantize import quantize_bundle
 from onnxgpt.quantize.blocks import BlockFormat, quantize_nearest
 from onnxgpt.quantize.sensitivity import measure_sensitivity
 from onnxgpt.runtime.bundle import Bundle
@@ -58,3 +60,11 @@ def test_equal_to_whole_graphs(name: str, small_bundle: Callable[..., Bundle]) -
         rounded = log_probabilities(with_rounded(bundle, node, matrix), bundle, ids)
         expected = (np.exp(exact) * (exact - rounded)).sum(axis=-1).mean()
         assert found[matrix] == pytest.approx(expected, rel=0.1, abs=1e-6)  # inputs near the middle of two codes
+
+
+def test_a_context_shorter_than_the_probe_is_enough(small_bundle: Callable[..., Bundle], tmp_path: Path) -> None:
+    """Rotary tables are as long as the context: a probe beyond it could not be read at all."""
+    bundle = small_bundle("llama", "fused")
+    assert bundle.manifest.context_length < 2 * 96
+    made = quantize_bundle(bundle.directory, tmp_path / "int4", recipe="int4", accept_quality=True)
+    assert made.manifest.quality is not None
