@@ -3,6 +3,7 @@
 import { uniform } from "./random.js";
 
 const NEVER = -Infinity;
+const BLOCK = 64; // tokens
 const round = Math.fround;
 
 /**
@@ -43,10 +44,27 @@ export function penalizeRepetition(logits, ids, penalty) {
 
 /** Ids, in order, of the `k` likeliest tokens and of what is as likely as the last of them; 0: of all. */
 export function keepTopK(logits, k) {
-  const all = Uint32Array.from(logits.keys());
-  if (k === 0 || k >= logits.length) return all;
-  const border = logits.slice().sort()[logits.length - k];
-  return all.filter((id) => logits[id] >= border);
+  if (k === 0 || k >= logits.length) return idsFrom(logits, NEVER);
+  const bound = boundOfTopK(logits, k);
+  const likely = logits.filter((logit) => logit >= bound).sort();
+  return idsFrom(logits, likely[likely.length - k]);
+}
+
+/** What the k-th highest logit is not below: the k-th highest of the blocks' highest ones. Sorting all takes longer. */
+function boundOfTopK(logits, k) {
+  const peaks = new Float32Array(Math.floor(logits.length / BLOCK)).fill(NEVER);
+  if (k > peaks.length) return NEVER;
+  for (let index = 0; index < peaks.length * BLOCK; index++) {
+    const block = Math.floor(index / BLOCK);
+    if (logits[index] > peaks[block]) peaks[block] = logits[index];
+  }
+  return peaks.sort()[peaks.length - k];
+}
+
+function idsFrom(logits, border) {
+  const ids = [];
+  for (let id = 0; id < logits.length; id++) if (logits[id] >= border) ids.push(id);
+  return Uint32Array.from(ids);
 }
 
 /** Leave the smallest set of likeliest tokens that reach the probability `topP`; the others become -Infinity, in place. */
