@@ -217,7 +217,7 @@ def catalogue() -> list[dict[str, Any]]:
 
 
 def families() -> list[dict[str, Any]]:
-    """The families of checkpoints that can be exported: `model_type`, models of it, its name in GGUF, what is cut short."""
+    """The families that can be exported: `model_type`, models of it, its name in GGUF, what is cut short."""
     from .models.families import FAMILIES
 
     return [

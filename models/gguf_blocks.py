@@ -100,7 +100,8 @@ def _fifth_bits(packed: Bytes) -> Bytes:
 def _q2_k(blocks: Bytes) -> _Taken:
     """16 blocks of 16; a byte of `scales` is scale and minimum."""
     codes = _fields(blocks[..., 16:80], 32, 2).reshape(*blocks.shape[:2], 16, 16)
-    return _k_blocks(codes, _half(blocks, 80), blocks[..., :16] & 15, _half(blocks, 82), blocks[..., :16] >> np.uint8(4))
+    packed = blocks[..., :16]
+    return _k_blocks(codes, _half(blocks, 80), packed & 15, _half(blocks, 82), packed >> np.uint8(4))
 
 
 def _q3_k(blocks: Bytes) -> _Taken:

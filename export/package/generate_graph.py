@@ -153,7 +153,7 @@ def _setting(name: str) -> str:
 
 def _vocabulary_size(graph: onnx.GraphProto) -> int:
     logits = next(value for value in graph.output if value.name == _LOGITS)
-    return logits.type.tensor_type.shape.dim[2].dim_value
+    return int(logits.type.tensor_type.shape.dim[2].dim_value)
 
 
 def _sampling_values(builder: GraphBuilder, limit: str, vocabulary_size: int) -> SamplingValues:

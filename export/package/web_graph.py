@@ -44,7 +44,7 @@ def unpacking_graph(path: Path) -> bytes | None:
     for opset in model.opset_import:
         if opset.domain == "":
             opset.version = max(opset.version, _OPSET)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def _is_known(node: onnx.NodeProto) -> bool:
