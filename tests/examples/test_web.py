@@ -117,6 +117,8 @@ def test_open_serves_the_page_with_the_headers_for_threads(modules: Path) -> Non
         stderr=subprocess.PIPE,
         encoding="utf-8",
         env=os.environ | {"BROWSER": "true"},
+        # A test run in the background of a shell has it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         lines = iter(server.stderr.readline, "")

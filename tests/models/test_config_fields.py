@@ -59,6 +59,7 @@ WITHOUT_EFFECT = {
     "resid_dropout", "embed_dropout", "classifier_dropout", "hidden_dropout", "dropout", "layerdrop", "init_std",
     "is_decoder", "residual_dropout", "embedding_dropout", "max_window_layers", "_sliding_window_pattern",
     "original_max_position_embeddings",  # without a scaling
+    "attention_softmax_in_fp32", "scale_attention_softmax_in_fp32",  # for half precision
 }  # fmt: skip
 
 
