@@ -48,7 +48,7 @@ OTHER_VALUES: dict[str, Any] = {
     "problem_type": "regression",
 }
 # What a refusal speaks of instead of the field.
-NAMED_AS = {"model_type": "another", "num_attention_heads": "rotary_size"}
+NAMED_AS = {"multi_query": "num_key_value_heads", "model_type": "another", "num_attention_heads": "rotary_size"}
 # Fields that do not touch the logits of a causal language model in transformers' own code.
 WITHOUT_EFFECT = {
     "attn_pdrop", "embd_pdrop", "resid_pdrop", "attention_dropout", "initializer_range", "use_cache",
