@@ -64,7 +64,7 @@ def test_requirements_and_their_distributions() -> None:
 
 
 def test_complaints_name_no_address_and_no_directory() -> None:
-    error = "ERROR: No match in https://index.example/simple or /home/someone/wheels"
+    error = "ERROR: No match in https://index.example/simple or /some/where/wheels"
 
     assert last_complaint(f"Looking in indexes: x\n{error}\n\nWARNING: old\n") == "ERROR: No match in … or …"
     assert last_complaint("") == "no message"

@@ -98,7 +98,7 @@ def test_a_report_is_made_again_from_its_json(
 
 
 def test_the_command_is_shown_without_directories() -> None:
-    shown = machine.shown_command(["run", "--ours", "int8=/home/someone/smol-int8", "--work", "/home/someone/work/"])
+    shown = machine.shown_command(["run", "--ours", "int8=/some/where/smol-int8", "--work", "/some/where/work/"])
 
     assert shown == "python benchmarks/compare run --ours int8=smol-int8 --work work"
 
