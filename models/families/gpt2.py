@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..config import GPTConfig
 from ..config_fields import ConfigReader
 from ..family import Family, GgufDialect
-from ..weight_rules import OUT_IN, WeightRule, per_layer
+from ..weight_rules import WeightRule
+from .gpt2_like import gpt2_like_rules
 
 
 def read_config(fields: ConfigReader) -> GPTConfig:
@@ -38,30 +39,7 @@ def read_config(fields: ConfigReader) -> GPTConfig:
 
 def weight_rules(config: GPTConfig) -> list[WeightRule]:
     """The names of `GPT2LMHeadModel`; its Conv1D keeps matrices [in, out]."""
-
-    def layer_rules(layer: int) -> list[WeightRule]:
-        stored, block = f"transformer.h.{layer}", f"blocks.{layer}"
-        rules = []
-        for kind in ("weight", "bias"):
-            attention = tuple(f"{block}.attention.{part}.{kind}" for part in ("query", "key", "value"))
-            rules += [
-                WeightRule(f"{stored}.ln_1.{kind}", (f"{block}.attention_norm.{kind}",)),
-                WeightRule(f"{stored}.attn.c_attn.{kind}", attention),
-                WeightRule(f"{stored}.attn.c_proj.{kind}", (f"{block}.attention.output.{kind}",)),
-                WeightRule(f"{stored}.ln_2.{kind}", (f"{block}.mlp_norm.{kind}",)),
-                WeightRule(f"{stored}.mlp.c_fc.{kind}", (f"{block}.mlp.up.{kind}",)),
-                WeightRule(f"{stored}.mlp.c_proj.{kind}", (f"{block}.mlp.down.{kind}",)),
-            ]
-        return rules
-
-    return [
-        WeightRule("transformer.wte.weight", ("token_embedding.weight",)),
-        WeightRule("transformer.wpe.weight", ("position_embedding.weight",)),
-        *per_layer(config, layer_rules),
-        WeightRule("transformer.ln_f.weight", ("final_norm.weight",)),
-        WeightRule("transformer.ln_f.bias", ("final_norm.bias",)),
-        *([] if config.tied_head else [WeightRule("lm_head.weight", ("head.weight",), OUT_IN)]),
-    ]
+    return gpt2_like_rules(config)
 
 
 FAMILY = Family(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..config import GPTConfig
 from ..config_fields import ConfigReader
 from ..family import Family
-from ..weight_rules import OUT_IN, WeightRule, module_rules, per_layer, query_key_value_by_head
+from ..weight_rules import OUT_IN, WeightRule, query_key_value_by_head
+from .gpt2_like import gpt2_like_rules
 
 
 def read_config(fields: ConfigReader) -> GPTConfig:
@@ -41,27 +42,8 @@ def read_config(fields: ConfigReader) -> GPTConfig:
 
 def weight_rules(config: GPTConfig) -> list[WeightRule]:
     """The names of `GPTBigCodeForCausalLM`; several key heads stand with their queries, a single one behind all."""
-    by_head = query_key_value_by_head(config) if config.num_kv_heads > 1 else OUT_IN
-
-    def layer_rules(layer: int) -> list[WeightRule]:
-        stored, block = f"transformer.h.{layer}", f"blocks.{layer}"
-        attention = tuple(f"{block}.attention.{part}" for part in ("query", "key", "value"))
-        return [
-            *module_rules(f"{stored}.ln_1", f"{block}.attention_norm"),
-            *module_rules(f"{stored}.attn.c_attn", *attention, layout=by_head),
-            *module_rules(f"{stored}.attn.c_proj", f"{block}.attention.output", layout=OUT_IN),
-            *module_rules(f"{stored}.ln_2", f"{block}.mlp_norm"),
-            *module_rules(f"{stored}.mlp.c_fc", f"{block}.mlp.up", layout=OUT_IN),
-            *module_rules(f"{stored}.mlp.c_proj", f"{block}.mlp.down", layout=OUT_IN),
-        ]
-
-    return [
-        WeightRule("transformer.wte.weight", ("token_embedding.weight",)),
-        WeightRule("transformer.wpe.weight", ("position_embedding.weight",)),
-        *per_layer(config, layer_rules),
-        *module_rules("transformer.ln_f", "final_norm"),
-        *([] if config.tied_head else [WeightRule("lm_head.weight", ("head.weight",), OUT_IN)]),
-    ]
+    by_head = query_key_value_by_head(config) if config.num_kv_heads > 1 else None
+    return gpt2_like_rules(config, matrices=OUT_IN, query_key_value=by_head)
 
 
 FAMILY = Family(

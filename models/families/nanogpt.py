@@ -12,7 +12,8 @@ from ..config import GPTConfig
 from ..config_fields import ConfigReader
 from ..family import Family
 from ..training_layout import TrainingContent, TrainingLayout
-from ..weight_rules import AS_STORED, OUT_IN, WeightRule, per_layer
+from ..weight_rules import OUT_IN, WeightRule
+from .gpt2_like import gpt2_like_rules
 
 _COMPILED = "_orig_mod."  # what torch.compile puts before every name
 
@@ -46,31 +47,8 @@ def read_config(fields: ConfigReader) -> GPTConfig:
 
 
 def weight_rules(config: GPTConfig) -> list[WeightRule]:
-    """The names of nanoGPT's `GPT`."""
-    kinds = ("weight", "bias") if config.mlp_bias else ("weight",)
-
-    def layer_rules(layer: int) -> list[WeightRule]:
-        stored, block = f"transformer.h.{layer}", f"blocks.{layer}"
-        rules = []
-        for kind in kinds:
-            attention = tuple(f"{block}.attention.{part}.{kind}" for part in ("query", "key", "value"))
-            layout = OUT_IN if kind == "weight" else AS_STORED
-            rules += [
-                WeightRule(f"{stored}.ln_1.{kind}", (f"{block}.attention_norm.{kind}",)),
-                WeightRule(f"{stored}.attn.c_attn.{kind}", attention, layout),
-                WeightRule(f"{stored}.attn.c_proj.{kind}", (f"{block}.attention.output.{kind}",), layout),
-                WeightRule(f"{stored}.ln_2.{kind}", (f"{block}.mlp_norm.{kind}",)),
-                WeightRule(f"{stored}.mlp.c_fc.{kind}", (f"{block}.mlp.up.{kind}",), layout),
-                WeightRule(f"{stored}.mlp.c_proj.{kind}", (f"{block}.mlp.down.{kind}",), layout),
-            ]
-        return rules
-
-    return [
-        WeightRule("transformer.wte.weight", ("token_embedding.weight",)),
-        WeightRule("transformer.wpe.weight", ("position_embedding.weight",)),
-        *per_layer(config, layer_rules),
-        *(WeightRule(f"transformer.ln_f.{kind}", (f"final_norm.{kind}",)) for kind in kinds),
-    ]
+    """The names of nanoGPT's `GPT`; its Linear layers keep matrices [out, in]."""
+    return gpt2_like_rules(config, matrices=OUT_IN)
 
 
 FAMILY = Family(

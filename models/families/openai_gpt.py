@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from ..config import Activation, GPTConfig
 from ..config_fields import ConfigReader
 from ..family import Family
-from ..weight_rules import OUT_IN, WeightRule, module_rules, per_layer
+from ..weight_rules import WeightRule
+from .gpt2_like import gpt2_like_rules
 
 # What this family's code calls "gelu" is the tanh form.
 _ACTIVATIONS: Mapping[str, Activation] = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
@@ -40,25 +41,7 @@ def read_config(fields: ConfigReader) -> GPTConfig:
 
 def weight_rules(config: GPTConfig) -> list[WeightRule]:
     """The names of `OpenAIGPTLMHeadModel`; its Conv1D keeps matrices [in, out]."""
-
-    def layer_rules(layer: int) -> list[WeightRule]:
-        stored, block = f"transformer.h.{layer}", f"blocks.{layer}"
-        attention = [f"{block}.attention.{part}" for part in ("query", "key", "value")]
-        return [
-            *module_rules(f"{stored}.attn.c_attn", *attention),
-            *module_rules(f"{stored}.attn.c_proj", f"{block}.attention.output"),
-            *module_rules(f"{stored}.ln_1", f"{block}.attention_norm"),
-            *module_rules(f"{stored}.mlp.c_fc", f"{block}.mlp.up"),
-            *module_rules(f"{stored}.mlp.c_proj", f"{block}.mlp.down"),
-            *module_rules(f"{stored}.ln_2", f"{block}.mlp_norm"),
-        ]
-
-    return [
-        WeightRule("transformer.tokens_embed.weight", ("token_embedding.weight",)),
-        WeightRule("transformer.positions_embed.weight", ("position_embedding.weight",)),
-        *per_layer(config, layer_rules),
-        *([] if config.tied_head else module_rules("lm_head", "head", bias=False, layout=OUT_IN)),
-    ]
+    return gpt2_like_rules(config, embeddings=("tokens_embed", "positions_embed"))
 
 
 FAMILY = Family(
