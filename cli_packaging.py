@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from .runtime.bundle import PACKAGED_FILES
 from .runtime.memory import format_bytes
 from .terminal import HouseCommand, needs_extra, note, progress_on_stderr
 
@@ -28,6 +27,7 @@ def package_command(bundle: str, out: str, force: bool) -> None:
         from .export.package import package_bundle
         from .export.package.generate_graph import left_out_options
         from .loading import find_bundle
+        from .runtime.bundle import PACKAGED_FILES
         from .runtime.model import generation_defaults
 
         made = package_bundle(find_bundle(bundle), out, force=force, progress=progress)
