@@ -41,6 +41,8 @@ class Part:
 
     def line(self) -> str:
         """What came of it, in a line."""
+        if not self.cases:
+            return f"{self.name}: none to compare; no choice of this model stands out enough to be the same everywhere"
         worst = "" if self.worst is None else f", at most {self.worst:.1e} off"
         if not self.failures:
             return f"{self.name}: {self.cases} as they should be{worst}"

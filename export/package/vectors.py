@@ -64,7 +64,7 @@ def make_vectors(model: Model) -> dict[str, Any]:
         "random": list(_random()),
         "tokenizer": [_tokenizer_case(model, text) for text in (*TOKENIZER_TEXTS, *special_texts(_added(model)))],
         "streams": [_stream(model, ids) for ids in _scattered_ids(model)],
-        "logits": [_logits(model, [*case["prompt_ids"], *case["ids"]]) for case in texts[:2]],
+        "logits": [_logits(model, ids) for ids in _read_texts(model, texts)],
         "texts": texts,
     }
 
@@ -119,6 +119,14 @@ def _stream(model: Model, ids: list[int]) -> dict[str, Any]:
 
 
 # Logits
+
+
+def _read_texts(model: Model, texts: list[dict[str, Any]]) -> list[list[int]]:
+    """Token ids of two texts to tell logits of: generated ones, or prompts where nothing generated is certain."""
+    if texts:
+        return [[*case["prompt_ids"], *case["ids"]] for case in texts[:2]]
+    prompts = (model.tokenizer.encode(prompt) for prompt in PROMPTS)
+    return [ids for ids in prompts if len(ids) <= model.context_length and max(ids) < model.session.spec.vocab_size][:2]
 
 
 def _logits(model: Model, ids: list[int]) -> dict[str, Any]:

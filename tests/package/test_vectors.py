@@ -19,9 +19,12 @@ from onnxgpt.cli import onnxgpt as command
 from onnxgpt.conforming import check_vectors, read_vectors
 from onnxgpt.export.package import package_bundle
 from onnxgpt.export.package.vectors import certain_tokens
+from onnxgpt.export.pipeline import export_checkpoint
 from onnxgpt.runtime.errors import BundleError
 from onnxgpt.runtime.model import Model
 from onnxgpt.runtime.session import ort
+
+from ..export.conftest import CONFIGS, checkpoint_of, random_gpt
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "models" / "fairytale" / "bundle"
@@ -155,3 +158,19 @@ def test_a_difference_fails_the_command(package: Path, tmp_path: Path) -> None:
 def test_a_bundle_without_vectors_is_told_how_to_get_them() -> None:
     with pytest.raises(BundleError, match=r"has no vectors\.json: make it with `onnxgpt package"):
         read_vectors(BUNDLE)
+
+
+def test_a_model_without_certain_choices_has_logits_to_compare_and_says_that_it_has_no_texts(tmp_path: Path) -> None:
+    """All tokens are about as likely: texts would differ from engine to engine, logits do not."""
+    gpt = random_gpt(**CONFIGS["llama"])
+    for parameter in gpt.parameters():
+        parameter.mul_(1e-3)
+    bundle = package_bundle(export_checkpoint(checkpoint_of(gpt), tmp_path / "flat").directory, tmp_path / "packaged")
+    vectors = read_vectors(bundle.directory)
+
+    assert vectors["texts"] == []
+    assert len(vectors["logits"]) == 2
+    parts = {part.name: part for part in check_vectors(Model.load(bundle.directory), vectors)}
+    assert parts["logits"].cases > 8
+    assert not parts["logits"].failures
+    assert parts["texts"].line().startswith("texts: none to compare")
