@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .runtime.distributions import log_sum_exp
+from .runtime.engine import ort
 from .runtime.errors import BundleError
 from .runtime.model import Model
 from .runtime.random import uniform
-from .runtime.session import ort
 from .runtime.tokenizer import StreamDecoder
 
 VECTORS_FILE = "vectors.json"

@@ -75,8 +75,8 @@ def cache_bytes_per_token(architecture: Mapping[str, Any], dtype: str) -> int:
 
 def node_places(bundle: Bundle, provider: str = "auto") -> dict[str, int]:
     """How many nodes of the optimized graph run on each provider; empty where ONNX Runtime is too old to tell."""
+    from .runtime.engine import ort
     from .runtime.providers import choose_provider
-    from .runtime.session import ort
 
     chosen = choose_provider(provider, bundle.manifest.graph.target, ort.get_available_providers())
     options = ort.SessionOptions()

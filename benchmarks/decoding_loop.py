@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 import onnxgpt
-from onnxgpt.runtime.session import GraphSpec, ort
+from onnxgpt.runtime.engine import ort
+from onnxgpt.runtime.graph_spec import GraphSpec
 
 
 class TimedSession:

@@ -23,7 +23,8 @@ import numpy as np
 
 import onnxgpt
 from onnxgpt.runtime.cache import AnyCache
-from onnxgpt.runtime.session import Session, ort
+from onnxgpt.runtime.engine import ort
+from onnxgpt.runtime.session import Session
 
 _CHUNK = 128  # tokens of the prompt at once
 

@@ -29,7 +29,7 @@ import numpy as np
 
 import onnxgpt
 from onnxgpt.benchmarking import peak_memory
-from onnxgpt.runtime.session import ort
+from onnxgpt.runtime.engine import ort
 
 CASES = ("libraries", "stepwise", "one call")
 SAMPLED = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "repetition_penalty": 1.1, "seed": 7}

@@ -16,9 +16,11 @@ import sys
 from onnxgpt.benchmarking import peak_memory
 from onnxgpt.loading import find_bundle, load
 from onnxgpt.runtime.bundle import Bundle
+from onnxgpt.runtime.engine import ort
+from onnxgpt.runtime.graph_spec import read_spec
 from onnxgpt.runtime.memory import MemoryBudget
 from onnxgpt.runtime.model import Model
-from onnxgpt.runtime.session import Session, ort, read_spec
+from onnxgpt.runtime.session import Session
 from onnxgpt.runtime.tokenizer import Tokenizer
 
 CASES = ("libraries", "load", "generate", "generate without pre-packing")

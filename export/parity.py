@@ -15,8 +15,9 @@ from ..models.checkpoint import Checkpoint, build_gpt
 from ..models.config import GPTConfig
 from ..models.gpt import GPT
 from ..runtime.bundle import Bundle
+from ..runtime.engine import ort
 from ..runtime.errors import ParityError
-from ..runtime.session import Session, ort
+from ..runtime.session import Session
 
 TOLERANCE = 1e-3  # in log-probability (natural logarithm)
 

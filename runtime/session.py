@@ -1,10 +1,7 @@
-"""Session: one loaded graph on one provider. The only module that imports ONNX Runtime."""
+"""Session: one loaded graph on one provider."""
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,39 +12,12 @@ from numpy.typing import NDArray
 from .bundle import Bundle
 from .cache import UNLIMITED, AnyCache, KVCache, SeparateKVCache
 from .cache_rows import RowsKVCache
-from .errors import BundleError, ProviderError
+from .engine import one_line, ort, session_options
+from .errors import BundleError
 from .graph_spec import GraphSpec, read_spec
+from .lanes import ExactLane, Lane, attention_mask, bind_cache, bind_input, bind_output
 from .memory import MemoryBudget
 from .providers import choose_provider
-
-_logger = logging.getLogger("onnxgpt")
-_TELEMETRY_SWITCH = "ORT_DISABLE_TELEMETRY"
-_WEIGHTS_DIRECTORY_KEY = "session.model_external_initializers_file_folder_path"
-
-
-def import_onnxruntime() -> Any:
-    """Import ONNX Runtime with its telemetry off, which only the environment before the import can do.
-
-    Raises:
-        ProviderError: ONNX Runtime is not installed.
-    """
-    if "onnxruntime" in sys.modules and os.environ.get(_TELEMETRY_SWITCH) != "1":
-        _logger.warning(
-            "onnxruntime was imported before onnxgpt with its telemetry on: set %s=1 in the environment, or import "
-            "onnxgpt.runtime.session first",
-            _TELEMETRY_SWITCH,
-        )
-    os.environ[_TELEMETRY_SWITCH] = "1"
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ProviderError(
-            f"ONNX Runtime can't be imported ({error}): install onnxgpt[cpu], onnxgpt[cuda] or onnxgpt[directml]"
-        ) from error
-    return onnxruntime
-
-
-ort = import_onnxruntime()
 
 
 class Session:
@@ -71,7 +41,7 @@ class Session:
         self.budget = budget
         self.context_length = context_length
         self._foreign = foreign
-        self._lane: type[_Lane] = _ExactLane if foreign else _Lane
+        self._lane: type[Lane] = ExactLane if foreign else Lane
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -146,13 +116,13 @@ class Session:
             BundleError: the graph can't be loaded or is no GPT with past key values.
         """
         chosen = choose_provider(provider, target, ort.get_available_providers())
-        options = _session_options(threads, weights_directory)
+        options = session_options(threads, weights_directory)
         source = str(graph) if isinstance(graph, Path) else graph
         try:
             session = ort.InferenceSession(source, options, providers=[chosen.runtime_name])
         except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
             where = graph if isinstance(graph, Path) else "the graph"
-            raise BundleError(f"{where} can't be loaded ({_one_line(error)}): export the model again") from error
+            raise BundleError(f"{where} can't be loaded ({one_line(error)}): export the model again") from error
         return cls(
             session,
             read_spec(session, architecture),
@@ -220,30 +190,30 @@ class Session:
         return dict(zip(names, self._session.run(list(names), feeds), strict=True))
 
     def _run_lane(self, ids: NDArray[np.int64], cache: KVCache) -> NDArray[Any]:
-        lane: _Lane = cache.lane or self._lane(self._session, self.spec, cache)
+        lane: Lane = cache.lane or self._lane(self._session, self.spec, cache)
         cache.lane = lane
         return lane.run(ids, cache.lengths)
 
     def _run_shared(self, ids: NDArray[np.int64], cache: KVCache, keep: int, total: int) -> NDArray[Any]:
         kept = ids.shape[1] if keep == 0 or not self.spec.has_logits_to_keep else min(keep, ids.shape[1])
         binding = self._session.io_binding()
-        held = _bind_cache(binding, self.spec, cache)
+        held = bind_cache(binding, self.spec, cache)
         logits = np.empty((cache.batch, kept, self.spec.vocab_size), self.spec.logits_dtype)
         held += [
-            _bind_input(binding, "input_ids", np.ascontiguousarray(ids)),
-            _bind_output(binding, "logits", logits),
+            bind_input(binding, "input_ids", np.ascontiguousarray(ids)),
+            bind_output(binding, "logits", logits),
         ]
-        told = self._told(_mask(cache.lengths + ids.shape[1], total), cache.lengths, ids.shape[1])
+        told = self._told(attention_mask(cache.lengths + ids.shape[1], total), cache.lengths, ids.shape[1])
         if self.spec.has_logits_to_keep:
             told[self.spec.keep_name] = np.full(self.spec.keep_shape, kept, np.int64)
-        held += [_bind_input(binding, name, value) for name, value in told.items()]
+        held += [bind_input(binding, name, value) for name, value in told.items()]
         self._session.run_with_iobinding(binding)
         return logits
 
     def _run_separate(self, ids: NDArray[np.int64], cache: SeparateKVCache, keep: int, total: int) -> NDArray[Any]:
         feeds: dict[str, NDArray[Any]] = dict(zip(self.spec.past_names, cache.values, strict=True))
         feeds["input_ids"] = np.ascontiguousarray(ids)
-        feeds |= self._told(_mask(cache.lengths + ids.shape[1], total), cache.lengths, ids.shape[1])
+        feeds |= self._told(attention_mask(cache.lengths + ids.shape[1], total), cache.lengths, ids.shape[1])
         if self.spec.has_logits_to_keep:
             feeds[self.spec.keep_name] = np.full(self.spec.keep_shape, keep, np.int64)
         values = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in feeds.items()}
@@ -287,7 +257,7 @@ class PlainGraph:
     """Any graph held in memory: values go in by name and come out by name. For tools; weights stay on disk."""
 
     def __init__(self, graph: bytes, weights_directory: Path, threads: int | None = None):
-        options = _session_options(threads, weights_directory)
+        options = session_options(threads, weights_directory)
         options.add_session_config_entry("session.disable_prepacking", "1")  # packing would copy every weight
         options.enable_cpu_mem_arena = False
         self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -298,110 +268,6 @@ class PlainGraph:
         return dict(zip(names, self._session.run(list(names), dict(feeds)), strict=True))
 
 
-class _Lane:
-    """Everything bound for single steps of one cache, so that a step binds nothing.
-
-    The mask is as long as the cache has room: what a single step reads of it is each row's sum, so that a step only
-    marks one position more, and every run has inputs of the same shapes.
-    """
-
-    def __init__(self, session: Any, spec: GraphSpec, cache: KVCache):
-        self._session = session
-        self._binding = session.io_binding()
-        self._ids = np.empty((cache.batch, 1), np.int64)
-        self._logits = np.empty((cache.batch, 1, spec.vocab_size), spec.logits_dtype)
-        self._mask = np.zeros((cache.batch, cache.capacity), np.int64)
-        self._lengths = np.zeros(cache.batch, np.int64)  # what the mask says now
-        self._held = _bind_cache(self._binding, spec, cache)
-        self._held.append(_bind_input(self._binding, "input_ids", self._ids))
-        self._held.append(_bind_input(self._binding, "attention_mask", self._mask))
-        self._held.append(_bind_output(self._binding, "logits", self._logits))
-        if spec.has_logits_to_keep:
-            keep = np.full(spec.keep_shape, 1, np.int64)
-            self._held.append(_bind_input(self._binding, spec.keep_name, keep))
-
-    def run(self, ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[Any]:
-        """One token per row; the returned logits [batch, 1, vocabulary] are overwritten by the next run."""
-        self._ids[:] = ids
-        for row, length in enumerate((lengths + 1).tolist()):
-            known = self._lengths[row]
-            self._mask[row, min(known, length) : max(known, length)] = length > known
-            self._lengths[row] = length
-        self._session.run_with_iobinding(self._binding)
-        return self._logits
-
-
-class _ExactLane(_Lane):
-    """A lane for a graph of others: its mask ends with the longest row, since they may ask for its length."""
-
-    def __init__(self, session: Any, spec: GraphSpec, cache: KVCache):
-        super().__init__(session, spec, cache)
-        self._positions: NDArray[np.int64] | None = None
-        if spec.has_position_ids:
-            self._positions = np.zeros((cache.batch, 1), np.int64)
-            self._held.append(_bind_input(self._binding, "position_ids", self._positions))
-        if spec.has_cache_branch:
-            self._held.append(_bind_input(self._binding, "use_cache_branch", np.array([True])))
-
-    def run(self, ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[Any]:
-        """As `_Lane.run`."""
-        self._ids[:] = ids
-        if self._positions is not None:
-            self._positions[:, 0] = lengths
-        mask = _bind_input(self._binding, "attention_mask", _mask(lengths + 1, int(lengths.max(initial=0)) + 1))
-        self._session.run_with_iobinding(self._binding)
-        del mask  # held until the run is over
-        return self._logits
-
-
-def _session_options(threads: int | None, weights_directory: Path | None) -> Any:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors: the rest is noise to a user
-    options.enable_mem_pattern = False  # a plan per shape would be kept for every length of prompt
-    if threads is not None:
-        if threads < 1:
-            raise ProviderError(f"threads is {threads}: expected 1 or more")
-        options.intra_op_num_threads = threads
-    if weights_directory is not None:
-        options.add_session_config_entry(_WEIGHTS_DIRECTORY_KEY, str(weights_directory))
-    return options
-
-
-def _bind_cache(binding: Any, spec: GraphSpec, cache: KVCache) -> list[Any]:
-    held = []
-    names = zip(spec.past_names, spec.present_names, strict=True)
-    parts = (
-        part for buffer in cache.buffers for part in buffer
-    )  # key and value by turns, [batch, heads, capacity, size]
-    for (past, present), part in zip(names, parts, strict=True):
-        value = ort.OrtValue.ortvalue_from_numpy(part)
-        binding.bind_ortvalue_input(past, value)
-        binding.bind_ortvalue_output(present, value)
-        held.append(value)
-    return held
-
-
-def _bind_input(binding: Any, name: str, array: NDArray[Any]) -> Any:
-    value = ort.OrtValue.ortvalue_from_numpy(array)
-    binding.bind_ortvalue_input(name, value)
-    return value
-
-
-def _bind_output(binding: Any, name: str, array: NDArray[Any]) -> Any:
-    value = ort.OrtValue.ortvalue_from_numpy(array)
-    binding.bind_ortvalue_output(name, value)
-    return value
-
-
 def _cut(value: Any, length: int) -> Any:
     """A past's first tokens."""
     return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value.numpy()[:, :, :length]))
-
-
-def _mask(lengths: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """int64 [batch, total]: ones up to each row's length, zeros behind."""
-    return (np.arange(total) < lengths[:, None]).astype(np.int64)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

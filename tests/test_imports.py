@@ -67,10 +67,10 @@ def test_runtime_knows_nothing_of_the_rest(path: Path) -> None:
     assert outsiders_of(path) <= RUNTIME_MAY_IMPORT
 
 
-def test_only_the_session_imports_onnxruntime() -> None:
+def test_only_the_engine_imports_onnxruntime() -> None:
     having = {path.name for path in modules("runtime") if "onnxruntime" in outsiders_of(path)}
 
-    assert having == {"session.py"}
+    assert having == {"engine.py"}
 
 
 def test_models_uses_of_the_runtime_only_its_errors_and_formats() -> None:

@@ -38,7 +38,7 @@ def measure(name: str, threads: int, rounds: int, prompt_tokens: int, steps: int
     from bandwidth.step_profile import open_session, profile_steps, step_seconds
     from onnxgpt.loading import find_bundle
     from onnxgpt.runtime.bundle import Bundle
-    from onnxgpt.runtime.session import ort
+    from onnxgpt.runtime.engine import ort
 
     bundle = Bundle.open(find_bundle(name))
     read = step_bytes(bundle.graph_path)

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from onnxgpt.runtime.bundle import Bundle
+from onnxgpt.runtime.engine import ort
+from onnxgpt.runtime.graph_spec import read_spec
 from onnxgpt.runtime.memory import MemoryBudget
-from onnxgpt.runtime.session import Session, ort, read_spec
+from onnxgpt.runtime.session import Session
 
 
 @dataclass(frozen=True)

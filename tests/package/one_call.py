@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxgpt.runtime.session import ort
+from onnxgpt.runtime.engine import ort
 
 REASONS = ("length", "eos", "context")  # the runtime's words for the numbers
 SETTINGS = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed", "end_ids")

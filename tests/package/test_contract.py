@@ -9,7 +9,7 @@ import pytest
 
 from onnxgpt.export.package.contract import CONTRACT_FILE, CONTRACT_PAGE
 from onnxgpt.runtime.bundle import Bundle
-from onnxgpt.runtime.session import ort
+from onnxgpt.runtime.engine import ort
 
 TYPES = {"int64": np.int64, "float": np.float32, "uint8": np.uint8}
 

@@ -27,12 +27,12 @@ from onnxgpt.quantize import quantize_bundle
 from onnxgpt.quantize.blocks import BlockFormat
 from onnxgpt.runtime.bundle import PACKAGED_FILES, Bundle
 from onnxgpt.runtime.config import GenerationConfig
+from onnxgpt.runtime.engine import ort
 from onnxgpt.runtime.errors import BundleError, OutputExistsError
 from onnxgpt.runtime.logits import Rows, processors_for
 from onnxgpt.runtime.model import Model
 from onnxgpt.runtime.random import uniform
 from onnxgpt.runtime.sampling import Sampler
-from onnxgpt.runtime.session import ort
 
 from .one_call import OneCall, array, as_options
 

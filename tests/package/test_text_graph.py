@@ -22,8 +22,9 @@ from onnxgpt.export.package.byte_level import byte_letters, read_byte_level
 from onnxgpt.export.package.text_graphs import decode_model, encode_model
 from onnxgpt.loading import find_bundle
 from onnxgpt.runtime.bundle import Bundle, seal
+from onnxgpt.runtime.engine import ort
 from onnxgpt.runtime.errors import BundleError, UnsupportedTokenizerError
-from onnxgpt.runtime.session import PlainGraph, ort
+from onnxgpt.runtime.session import PlainGraph
 
 from .one_call import arrays, as_options
 from .text_corpus import texts

@@ -20,9 +20,9 @@ from onnxgpt.conforming import check_vectors, read_vectors
 from onnxgpt.export.package import package_bundle
 from onnxgpt.export.package.vectors import certain_tokens
 from onnxgpt.export.pipeline import export_checkpoint
+from onnxgpt.runtime.engine import ort
 from onnxgpt.runtime.errors import BundleError
 from onnxgpt.runtime.model import Model
-from onnxgpt.runtime.session import ort
 
 from ..export.conftest import CONFIGS, checkpoint_of, random_gpt
 

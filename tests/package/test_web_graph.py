@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxgpt
 from onnxgpt.export.package.web_graph import unpacking_graph
-from onnxgpt.runtime.session import ort
+from onnxgpt.runtime.engine import ort
 
 BUNDLE = Path(__file__).parents[2] / "models" / "fairytale" / "bundle"
 

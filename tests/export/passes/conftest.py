@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxgpt.runtime.session import ort
+from onnxgpt.runtime.engine import ort
 
 Array = np.ndarray[Any, Any]
 
