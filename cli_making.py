@@ -28,7 +28,18 @@ if TYPE_CHECKING:
     show_default=True,
     help="fused: ONNX Runtime's own attention. standard: the ONNX domain alone.",
 )
-@click.option("--dtype", default="float32", show_default=True, metavar="TYPE", help="Type of weights and cache.")
+@click.option(
+    "--target",
+    type=click.Choice(["cpu", "cuda", "dml"]),
+    default="cpu",
+    show_default=True,
+    help="What it shall run on: the processor, CUDA or DirectML.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    help="Type of weights and cache; default: float32 for cpu, else float16.",
+)
 @click.option("--revision", metavar="REVISION", help="Branch, tag or commit of a hub model.")
 @lora_option
 @click.option("--tokenizer", metavar="DIR_OR_FILE", help="A tokenizer, instead of the checkpoint's own.")
@@ -45,7 +56,8 @@ def export(
     source: str,
     out: str,
     operators: str,
-    dtype: str,
+    target: str,
+    dtype: str | None,
     revision: str | None,
     lora: tuple[str, ...],
     tokenizer: str | None,
@@ -63,12 +75,13 @@ def export(
     \b
     onnxgpt export ./my-gpt2 --out my-bundle
     onnxgpt export smollm2-135m-instruct --out smol
+    onnxgpt export ./my-gpt2 --target cuda --out fast
     onnxgpt export ./my-gpt2 --lora ./my-adapter=0.5 --out tuned
     onnxgpt export model-q4_1.gguf --keep-quantization --out small
     onnxgpt export ./my-falcon --via optimum --out falcon
     """
     if via == "optimum":
-        given = {"--operators": operators != "fused", "--dtype": dtype != "float32", "--lora": lora,
+        given = {"--operators": operators != "fused", "--target": target != "cpu", "--dtype": dtype, "--lora": lora,
                  "--keep-quantization": keep_quantization}  # fmt: skip
         unfit = [option for option, value in given.items() if value]
         if unfit:
@@ -85,6 +98,7 @@ def export(
                 source,
                 out,
                 dtype=dtype,
+                target=target,
                 operators=operators,
                 revision=revision,
                 lora=lora,

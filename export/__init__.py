@@ -19,7 +19,8 @@ def export_bundle(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    dtype: str = "float32",
+    dtype: str | None = None,
+    target: str = "cpu",
     operators: str = "fused",
     revision: str | None = None,
     lora: Sequence[LoraChoice] = (),
@@ -35,7 +36,9 @@ def export_bundle(
         source: a Hugging Face directory, a GGUF file, a checkpoint of nanoGPT or Megatron-LM, a catalogue name or a
             hub id.
         out: the bundle's directory, which is written whole or not at all.
-        dtype: of weights, cache and logits; float32.
+        dtype: of weights, cache and logits: `float32`, `float16` or `bfloat16`; None: what suits the target, which is
+            float32 on `cpu` and float16 elsewhere.
+        target: the execution provider that the graph is for: `cpu`, `cuda` or `dml`; see `onnxgpt.graphs.targets`.
         operators: `fused` for ONNX Runtime, fast; `standard` for any backend, nodes of the ONNX domain (opset 18) only.
         revision: a branch, tag or commit of a hub id.
         lora: adapters in PEFT's layout to merge, in this order: directories, or pairs of a directory and a scale.
@@ -47,7 +50,7 @@ def export_bundle(
         progress: called with what is being done and the fraction of it that is done, or None.
 
     Raises:
-        OptionError: an option that is unknown or not built yet.
+        OptionError: an option that is unknown, or that the target has no kernels for.
         OutputExistsError: `out` exists and `force` is false.
         SourceNotFoundError, CheckpointError, UnsupportedModelError, DownloadError: the source can't be opened.
         ExportError: the graph could not be made.
@@ -61,6 +64,7 @@ def export_bundle(
             judge,
             lora,
             dtype=dtype,
+            target=target,
             operators=operators,
             revision=revision,
             tokenizer=tokenizer,
@@ -73,6 +77,7 @@ def export_bundle(
         source,
         out,
         dtype=dtype,
+        target=target,
         operators=operators,
         revision=revision,
         lora=lora,

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ..graphs.targets import Target
 from ..models.config import GPTConfig
 
 FILE = "genai_config.json"
 
 
-def genai_config(config: GPTConfig, generation: dict[str, Any], *, shares_cache_buffer: bool) -> str:
+def genai_config(config: GPTConfig, generation: dict[str, Any], target: Target, *, shares_cache_buffer: bool) -> str:
     """The text of `genai_config.json` for a decoder with separate keys and values.
 
     Args:
         config: the model's architecture.
         generation: the content of `generation_config.json`; token ids and search defaults are taken from it.
+        target: what the graph is made for.
         shares_cache_buffer: past and present may be one buffer.
     """
     end = generation.get("eos_token_id")
@@ -25,8 +27,9 @@ def genai_config(config: GPTConfig, generation: dict[str, Any], *, shares_cache_
         "eos_token_id": end,
         "pad_token_id": generation.get("pad_token_id", first_end),
     }
+    providers = [] if target.genai_provider is None else [target.genai_provider]
     decoder = {
-        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": providers},
         "filename": "model.onnx",
         "head_size": config.head_size,
         "hidden_size": config.hidden_size,

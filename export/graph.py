@@ -12,11 +12,12 @@ import onnx
 import onnx_ir as ir
 import torch
 
+from ..graphs.targets import GraphForm, Target
 from ..models.config import GPTConfig
 from ..models.gpt import GPT
 from ..runtime.errors import ExportError
 from .operators import Operators, attention_for
-from .passes import FUSED_PASSES, STANDARD_PASSES, run_passes
+from .passes import FUSED_PASSES, STANDARD_PASSES, GraphPass, run_passes
 
 # The exporter writes no lower opset than 18, and the widest choice of backends is wanted there. ONNX Runtime, which
 # alone runs the fused set, has had Gelu as one operator since opset 20.
@@ -34,18 +35,23 @@ class ExportedGraph:
     passes: list[str]  # the rewrites that changed it
 
 
-def export_graph(gpt: GPT, operators: Operators) -> ExportedGraph:
-    """Export `gpt` with past key values and rewrite the graph for one of the operator sets.
+def export_graph(gpt: GPT, form: GraphForm) -> ExportedGraph:
+    """Export `gpt` with past key values and rewrite the graph for its operator set and target.
 
     Raises:
         ExportError: PyTorch's exporter failed, or the standard set was asked for and a node is of another.
     """
-    model, shares_cache_buffer = trace_gpt(gpt, operators)
-    passes = run_passes(model, FUSED_PASSES if operators == "fused" else STANDARD_PASSES)
+    model, shares_cache_buffer = trace_gpt(gpt, form.operators)
+    passes = run_passes(model, passes_for(form.target, form.operators))
     _name_dimensions(model.graph, gpt.config)
-    if operators == "standard":
+    if form.operators == "standard":
         assert_standard_nodes(model)
     return ExportedGraph(model, shares_cache_buffer, passes)
+
+
+def passes_for(target: Target, operators: Operators) -> tuple[GraphPass, ...]:
+    """The rewrites of a graph, in order: those that make operators which the target has kernels for."""
+    return FUSED_PASSES if operators == "fused" else STANDARD_PASSES
 
 
 def trace_gpt(gpt: GPT, operators: Operators) -> tuple[ir.Model, bool]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from ..graphs.targets import CPU_FLOAT32, GraphForm, graph_form
 from ..graphs.writing import write_model
 from ..models.checkpoint import Checkpoint, open_checkpoint
 from ..runtime.bundle import Bundle, refuse_existing, seal, staged_output
@@ -18,7 +19,7 @@ from ..runtime.errors import OptionError
 from ..runtime.manifest import MANIFEST_NAME, Manifest
 from .kept_blocks import keep_blocks, refuse_nothing_to_keep
 from .parity import Progress
-from .pipeline import check_options, export_checkpoint
+from .pipeline import export_checkpoint, refuse_half
 
 Judge = Callable[[Bundle, Bundle], dict[str, Any]]  # the quality report of a candidate against a reference
 
@@ -27,7 +28,8 @@ def export_source_kept(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    dtype: str,
+    dtype: str | None,
+    target: str,
     operators: str,
     revision: str | None,
     tokenizer: str | os.PathLike[str] | None,
@@ -36,7 +38,9 @@ def export_source_kept(
     progress: Progress | None,
 ) -> Bundle:
     """See `onnxgpt.export.export_bundle`, of whose options these are the ones that a GGUF file may be given."""
-    if check_options(dtype, operators) != "fused":
+    form = graph_form(target, operators, dtype)
+    refuse_half(form)
+    if form.operators != "fused":
         raise OptionError(
             f"operators {operators} has no products by blocks: keep the quantization with fused ones, or not at all"
         )
@@ -45,7 +49,7 @@ def export_source_kept(
         progress(f"opening {source}", None)
     text = source if isinstance(source, str) else Path(source)
     checkpoint = open_checkpoint(text, revision=revision, tokenizer=None if tokenizer is None else Path(tokenizer))
-    return export_kept(checkpoint, out, judge=judge, force=force, progress=progress)
+    return export_kept(checkpoint, out, judge=judge, form=form, force=force, progress=progress)
 
 
 def export_kept(
@@ -53,6 +57,7 @@ def export_kept(
     out: str | os.PathLike[str],
     *,
     judge: Judge,
+    form: GraphForm = CPU_FLOAT32,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -63,7 +68,7 @@ def export_kept(
     """
     refuse_nothing_to_keep(checkpoint)
     with staged_output(out, force=force) as directory:
-        reference = export_checkpoint(checkpoint, directory / "full-precision", progress=progress)
+        reference = export_checkpoint(checkpoint, directory / "full-precision", form=form, progress=progress)
         if progress is not None:
             progress("putting in the file's own blocks", None)
         manifest = _write_kept(reference, checkpoint, directory)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..graphs.targets import Operators
 from ..models.attention import Alibi, Attended, KeyValue, StandardAttention
 from ..models.config import GPTConfig
 from ..models.rotary import RotaryTables
-
-Operators = Literal["fused", "standard"]
 
 CONTRIB = "com.microsoft"  # the domain of ONNX Runtime's own operators
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .._version import __version__
+from ..graphs.targets import CPU_FLOAT32, GraphForm, graph_form
 from ..graphs.writing import write_model
 from ..models.checkpoint import Checkpoint, build_gpt, open_checkpoint
 from ..models.lora import LoraChoice
@@ -19,18 +20,15 @@ from .genai import FILE as GENAI_FILE
 from .genai import genai_config
 from .graph import ExportedGraph, export_graph
 from .matrices import describe_matrices
-from .operators import Operators
 from .parity import Progress, prove_parity
-
-_BUILT_DTYPES = ("float32",)
-_OPERATORS: tuple[Operators, ...] = ("fused", "standard")
 
 
 def export_source(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    dtype: str,
+    dtype: str | None,
+    target: str,
     operators: str,
     revision: str | None,
     lora: Sequence[LoraChoice],
@@ -39,21 +37,22 @@ def export_source(
     progress: Progress | None,
 ) -> Bundle:
     """See `onnxgpt.export.export_bundle`."""
-    chosen = check_options(dtype, operators)
+    form = graph_form(target, operators, dtype)
+    refuse_half(form)
     refuse_existing(out, force=force)
     _report(progress, f"opening {source}")
     text = source if isinstance(source, str) else Path(source)
     checkpoint = open_checkpoint(
         text, revision=revision, lora=lora, tokenizer=None if tokenizer is None else Path(tokenizer)
     )
-    return export_checkpoint(checkpoint, out, operators=chosen, force=force, progress=progress)
+    return export_checkpoint(checkpoint, out, form=form, force=force, progress=progress)
 
 
 def export_checkpoint(
     checkpoint: Checkpoint,
     out: str | os.PathLike[str],
     *,
-    operators: Operators = "fused",
+    form: GraphForm = CPU_FLOAT32,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -65,7 +64,7 @@ def export_checkpoint(
         )
     with staged_output(out, force=force) as directory:
         _report(progress, "exporting the graph")
-        manifest = _write(checkpoint, directory, operators, progress)
+        manifest = _write(checkpoint, directory, form, progress)
         report = prove_parity(Bundle(directory, manifest), checkpoint, progress=progress)
         if not report.passed:
             raise ParityError(
@@ -75,29 +74,21 @@ def export_checkpoint(
     return Bundle.open(out)
 
 
-def check_options(dtype: str, operators: str) -> Operators:
-    """The set of operators, when both options can be honoured.
-
-    Raises:
-        OptionError: one of them is unknown or not built yet.
-    """
-    if dtype == "float16":
-        raise OptionError("dtype float16 is not built yet: export float32")
-    if dtype not in _BUILT_DTYPES:
-        raise OptionError(f"dtype is {dtype!r}: expected float32")
-    for known in _OPERATORS:
-        if operators == known:
-            return known
-    raise OptionError(f"operators is {operators!r}: expected {' or '.join(_OPERATORS)}")
+def refuse_half(form: GraphForm) -> None:
+    """Raise OptionError for a type that is not built yet."""
+    if form.dtype != "float32":
+        raise OptionError(
+            f"dtype {form.dtype} is not built yet: export --dtype float32, for cuda with --operators standard"
+        )
 
 
-def _write(checkpoint: Checkpoint, directory: Path, operators: Operators, progress: Progress | None) -> Manifest:
+def _write(checkpoint: Checkpoint, directory: Path, form: GraphForm, progress: Progress | None) -> Manifest:
     """Everything but the proof. The graph and what it holds of PyTorch's are let go on return."""
     config = checkpoint.config
-    exported = export_graph(build_gpt(checkpoint), operators)
+    exported = export_graph(build_gpt(checkpoint), form)
     manifest = Manifest(
         name=checkpoint.name,
-        graph=_graph_record(exported, operators),
+        graph=_graph_record(exported, form),
         architecture=config.to_dict(),
         source=checkpoint.source,
         matrices=describe_matrices(exported.model.graph, config),
@@ -108,19 +99,20 @@ def _write(checkpoint: Checkpoint, directory: Path, operators: Operators, progre
     for name, content in checkpoint.files.items():
         (directory / name).write_bytes(content)
     generation = json.loads(checkpoint.files.get("generation_config.json", b"{}"))
-    text = genai_config(config, generation, shares_cache_buffer=exported.shares_cache_buffer)
+    text = genai_config(config, generation, form.target, shares_cache_buffer=exported.shares_cache_buffer)
     (directory / GENAI_FILE).write_text(text, encoding="utf-8")
     return manifest
 
 
-def _graph_record(exported: ExportedGraph, operators: Operators) -> GraphRecord:
+def _graph_record(exported: ExportedGraph, form: GraphForm) -> GraphRecord:
     graph = exported.model.graph
     return GraphRecord(
         file=GRAPH_FILE,
-        dtype="float32",
-        operators=operators,
-        target="cpu",
+        dtype=form.dtype,
+        operators=form.operators,
+        target=form.target.name,
         shares_cache_buffer=exported.shares_cache_buffer,
+        chunked_prefill=form.target.chunked_prefill or not exported.shares_cache_buffer,
         inputs=tuple(str(value.name) for value in graph.inputs),
         outputs=tuple(str(value.name) for value in graph.outputs),
     )

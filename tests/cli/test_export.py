@@ -40,10 +40,21 @@ def test_export_makes_a_bundle_that_generates_and_can_be_proven_again(onnxgpt_co
     [
         (["nothing/here/at-all", "--out", "x"], 1, "nothing/here/at-all"),
         (["empty", "--out", "x"], 1, "empty"),
-        ([str(CHECKPOINT), "--out", "x", "--dtype", "float16"], 2, "float16 is not built yet"),
+        ([str(CHECKPOINT), "--out", "x", "--dtype", "bfloat16"], 2, "cpu has no bfloat16 kernels"),
+        ([str(CHECKPOINT), "--out", "x", "--target", "cuda", "--dtype", "float32"], 2, "--operators standard"),
+        ([str(CHECKPOINT), "--out", "x", "--target", "npu"], 2, "'npu' is not one of"),
+        ([str(CHECKPOINT), "--out", "x", "--target", "dml", "--via", "optimum"], 2, "--target has no effect"),
         ([str(CHECKPOINT), "--out", "x", "--operators", "fast"], 2, "'fast' is not one of"),
     ],
-    ids=["no such source", "empty directory", "float16", "operators"],
+    ids=[
+        "no such source",
+        "empty directory",
+        "bfloat16",
+        "float32 on cuda",
+        "target",
+        "target of optimum",
+        "operators",
+    ],
 )
 def test_what_cannot_be_exported_is_refused_in_one_line(
     onnxgpt_command: Run, tmp_path: Path, arguments: list[str], status: int, message: str

@@ -138,6 +138,7 @@ def make_checkpoint() -> Callable[..., Checkpoint]:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[GPT, Bundle]]:
     """Export one of `configs` by its name, once per session: the eager GPT and the bundle."""
     from onnxgpt.export.pipeline import export_checkpoint
+    from onnxgpt.graphs.targets import graph_form
 
     root = tmp_path_factory.mktemp("exported")
     done: dict[tuple[str, str], tuple[GPT, Bundle]] = {}
@@ -147,7 +148,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[GP
         if key not in done:
             gpt = random_gpt(**CONFIGS[name])
             out = root / f"{operators}-{len(done)}"
-            done[key] = gpt, export_checkpoint(checkpoint_of(gpt), out, operators=operators)
+            done[key] = gpt, export_checkpoint(checkpoint_of(gpt), out, form=graph_form(operators=operators))
         return done[key]
 
     return export

@@ -34,7 +34,7 @@ def test_half_precision_says_that_it_is_not_built_yet(tmp_path: Path) -> None:
         export_bundle("no such model anywhere", tmp_path / "out", dtype="float16")
 
 
-@pytest.mark.parametrize("options", [{"dtype": "int3"}, {"operators": "quick"}])
+@pytest.mark.parametrize("options", [{"dtype": "int3"}, {"operators": "quick"}, {"target": "npu"}])
 def test_unknown_options_are_refused(tmp_path: Path, options: dict[str, str]) -> None:
     with pytest.raises(OptionError, match="expected"):
         export_bundle("no such model anywhere", tmp_path / "out", **options)  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ def packaged_fairytale(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
     """A bundle of one of the small configurations of tests/export by its name, exported once per session."""
     from onnxgpt.export.pipeline import export_checkpoint
+    from onnxgpt.graphs.targets import graph_form
 
     from ..export.conftest import CONFIGS, checkpoint_of, random_gpt
 
@@ -29,7 +30,7 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bund
         if (name, operators) not in made:
             checkpoint = checkpoint_of(random_gpt(**CONFIGS[name]))
             out = tmp_path_factory.mktemp("small") / "bundle"
-            made[name, operators] = export_checkpoint(checkpoint, out, operators=operators)
+            made[name, operators] = export_checkpoint(checkpoint, out, form=graph_form(operators=operators))
         return made[name, operators]
 
     return make

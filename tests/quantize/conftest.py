@@ -26,6 +26,7 @@ def fairytale_bundle(full_bundle: Bundle) -> Bundle:
 def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
     """A bundle of one of the small configurations of tests/export by its name, exported once per session."""
     from onnxgpt.export.pipeline import export_checkpoint
+    from onnxgpt.graphs.targets import graph_form
 
     from ..export.conftest import CONFIGS, checkpoint_of, random_gpt
 
@@ -35,7 +36,7 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bund
         if (name, operators) not in made:
             out = tmp_path_factory.mktemp("small") / "bundle"
             made[name, operators] = export_checkpoint(
-                checkpoint_of(random_gpt(**CONFIGS[name])), out, operators=operators
+                checkpoint_of(random_gpt(**CONFIGS[name])), out, form=graph_form(operators=operators)
             )
         return made[name, operators]
 

@@ -18,6 +18,7 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxgpt.export import export_bundle
 from onnxgpt.export.pipeline import export_checkpoint
+from onnxgpt.graphs.targets import graph_form
 from onnxgpt.quantize import quantize_bundle
 from onnxgpt.quantize.blocks import Weights
 from onnxgpt.quantize.calibration import InputStatistics
@@ -181,7 +182,9 @@ def test_single_steps_agree_with_a_prefill(quantized: Bundle) -> None:
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Random models: grouped heads, a gated MLP, rotary positions; a tied head, and one of its own with a bias."""
     checkpoint = checkpoint_of(random_gpt(**CONFIGS[request.param]), request.param)
-    return export_checkpoint(checkpoint, tmp_path_factory.mktemp("tiny") / "bundle", operators="standard")
+    return export_checkpoint(
+        checkpoint, tmp_path_factory.mktemp("tiny") / "bundle", form=graph_form(operators="standard")
+    )
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

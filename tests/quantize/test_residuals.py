@@ -11,6 +11,7 @@ import pytest
 from onnxruntime.quantization import quantize_dynamic
 
 from onnxgpt.export.pipeline import export_checkpoint
+from onnxgpt.graphs.targets import graph_form
 from onnxgpt.quantize.readers import BundleReader
 from onnxgpt.quantize.residuals import find_residuals, residual_session
 from onnxgpt.runtime.bundle import Bundle
@@ -34,7 +35,7 @@ CASES = [
 @pytest.mark.parametrize(("name", "operators"), CASES)
 def test_the_sums_are_those_of_pytorch(name: str, operators: str, tmp_path: Path) -> None:
     checkpoint = checkpoint_of(random_gpt(**CONFIGS[name]))
-    bundle = export_checkpoint(checkpoint, tmp_path / "bundle", operators=operators)
+    bundle = export_checkpoint(checkpoint, tmp_path / "bundle", form=graph_form(operators=operators))
     expected = TorchReader(checkpoint).residuals(WINDOWS)
     found = BundleReader(bundle, threads=1).residuals(WINDOWS)
 
@@ -47,7 +48,7 @@ def test_the_sums_are_those_of_pytorch(name: str, operators: str, tmp_path: Path
 def test_integer_products_are_looked_through(tmp_path: Path) -> None:
     """ONNX Runtime's own dynamic quantization: casts and scales stand between the products and the sums."""
     checkpoint = checkpoint_of(random_gpt(**CONFIGS["llama"] | {"tied_head": False}))
-    bundle = export_checkpoint(checkpoint, tmp_path / "bundle", operators="standard")
+    bundle = export_checkpoint(checkpoint, tmp_path / "bundle", form=graph_form(operators="standard"))
     quantized = tmp_path / "quantized" / "model.onnx"
     quantized.parent.mkdir()
     quantize_dynamic(bundle.graph_path, quantized)
