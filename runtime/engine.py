@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ProviderError
+from .threads import default_threads
 
 _logger = logging.getLogger("onnxgpt")
 _TELEMETRY_SWITCH = "ORT_DISABLE_TELEMETRY"
@@ -40,12 +41,14 @@ def import_onnxruntime() -> Any:
 ort = import_onnxruntime()
 
 
-def session_options(threads: int | None, weights_directory: Path | None) -> Any:
+def session_options(threads: int | None, weights_directory: Path | None, *, low_power: bool = False) -> Any:
     """Options for an `InferenceSession`.
 
     Args:
-        threads: threads inside an operator; None lets ONNX Runtime choose (one per physical core).
+        threads: threads inside an operator; None: one per physical core, within the process's CPU quota.
         weights_directory: where the weights of a graph given as bytes lie.
+        low_power: threads that wait sleep at once. Otherwise they spin for a while, in which a core does nothing at
+            full power.
 
     Raises:
         ProviderError: less than one thread.
@@ -53,10 +56,14 @@ def session_options(threads: int | None, weights_directory: Path | None) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors: the rest is noise to a user
     options.enable_mem_pattern = False  # a plan per shape would be kept for every length of prompt
-    if threads is not None:
-        if threads < 1:
-            raise ProviderError(f"threads is {threads}: expected 1 or more")
-        options.intra_op_num_threads = threads
+    if threads is not None and threads < 1:
+        raise ProviderError(f"threads is {threads}: expected 1 or more")
+    # Named even where ONNX Runtime would count the same: left to itself it also pins each thread to a core, where two
+    # processes would share the first cores while others are idle.
+    options.intra_op_num_threads = threads or default_threads()
+    if low_power:
+        for pool in ("intra_op", "inter_op"):
+            options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
     if weights_directory is not None:
         options.add_session_config_entry(_WEIGHTS_DIRECTORY_KEY, str(weights_directory))
     return options
