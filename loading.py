@@ -19,6 +19,7 @@ def load(
     provider: str = "auto",
     threads: int | None = None,
     memory_limit: int | str | None = None,
+    low_power: bool = False,
 ) -> Model:
     """Load a bundle by its directory, or by the catalogue name of a bundle that is on this machine.
 
@@ -27,8 +28,9 @@ def load(
     Args:
         path_or_name: a bundle's directory, which wins over a name, or a name that `onnxgpt models` lists.
         provider: "auto", "cpu", "cuda" or "dml".
-        threads: threads within one operator; None lets ONNX Runtime choose.
+        threads: threads within one operator; None: one per physical core, within the process's CPU quota.
         memory_limit: bytes that weights and cache may take together, or text such as "500MB"; None: no limit.
+        low_power: threads that wait sleep at once instead of spinning.
 
     Raises:
         BundleError: no such bundle, or not a sound one.
@@ -37,7 +39,9 @@ def load(
     """
     from .runtime.model import Model  # here, so that the command line's help need not load ONNX Runtime
 
-    return Model.load(find_bundle(path_or_name), provider=provider, threads=threads, memory_limit=memory_limit)
+    return Model.load(
+        find_bundle(path_or_name), provider=provider, threads=threads, memory_limit=memory_limit, low_power=low_power
+    )
 
 
 def find_bundle(path_or_name: str | os.PathLike[str]) -> Path:

@@ -58,14 +58,17 @@ class Model:
         provider: str = "auto",
         threads: int | None = None,
         memory_limit: int | str | None = None,
+        low_power: bool = False,
     ) -> Model:
         """Load the bundle in a directory, or what another exporter wrote there (see `runtime.foreign`).
 
         Args:
             path: the bundle; of another exporter's directory also the graph itself, where it holds several.
             provider: `cpu`, `cuda`, `dml`, or `auto` for the one that the bundle was exported for.
-            threads: threads inside an operator; None lets ONNX Runtime choose.
+            threads: threads inside an operator; None: one per physical core, within the process's CPU quota.
             memory_limit: most bytes for weights and caches together (or text such as "500MB"); None: no limit.
+            low_power: threads that wait for one another sleep at once instead of spinning: fewer seconds of processor
+                time for each token, and on an idle machine fewer tokens a second.
 
         Raises:
             BundleError: the bundle is missing, damaged or of another version.
@@ -76,7 +79,7 @@ class Model:
         budget = MemoryBudget(None if memory_limit is None else parse_bytes(memory_limit))
         budget.reserve(bundle.weight_bytes, f"loading the weights of {bundle.manifest.name}")
         tokenizer = Tokenizer(bundle.tokenizer_path)
-        session = Session.open_bundle(bundle, provider=provider, threads=threads, budget=budget)
+        session = Session.open_bundle(bundle, provider=provider, threads=threads, low_power=low_power, budget=budget)
         return cls(bundle, session, tokenizer)
 
     def generate(

@@ -65,6 +65,7 @@ class Session:
         *,
         provider: str = "auto",
         threads: int | None = None,
+        low_power: bool = False,
         budget: MemoryBudget | None = None,
     ) -> Session:
         """Load the graph of a bundle, by what its manifest says. Args and errors as `open`."""
@@ -74,6 +75,7 @@ class Session:
             provider=provider,
             target=graph.target,
             threads=threads,
+            low_power=low_power,
             shares_cache_buffer=graph.shares_cache_buffer,
             budget=budget,
             context_length=bundle.manifest.context_length,
@@ -90,6 +92,7 @@ class Session:
         provider: str = "auto",
         target: str = "cpu",
         threads: int | None = None,
+        low_power: bool = False,
         shares_cache_buffer: bool = True,
         budget: MemoryBudget | None = None,
         context_length: int = UNLIMITED,
@@ -103,7 +106,8 @@ class Session:
             weights_directory: where the weights of a graph given as bytes lie.
             provider: `cpu`, `cuda`, `dml` or `auto`.
             target: what the graph was exported for.
-            threads: threads inside an operator; None lets ONNX Runtime choose (one per physical core).
+            threads: threads inside an operator; None: see `runtime.threads`.
+            low_power: threads that wait sleep at once, which saves power.
             shares_cache_buffer: past and present may be one buffer.
             budget: counts the caches' bytes; None: no limit.
             context_length: the most tokens of a sequence: no cache has room for more.
@@ -116,7 +120,7 @@ class Session:
             BundleError: the graph can't be loaded or is no GPT with past key values.
         """
         chosen = choose_provider(provider, target, ort.get_available_providers())
-        options = session_options(threads, weights_directory)
+        options = session_options(threads, weights_directory, low_power=low_power)
         source = str(graph) if isinstance(graph, Path) else graph
         try:
             session = ort.InferenceSession(source, options, providers=[chosen.runtime_name])

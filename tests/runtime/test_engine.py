@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import onnxgpt
 from onnxgpt.runtime import engine
 from onnxgpt.runtime.errors import ProviderError
 from onnxgpt.runtime.threads import default_threads
@@ -36,3 +37,12 @@ def test_waiting_threads_spin_unless_power_is_to_be_saved(low_power: bool) -> No
 
     assert spins(options, "intra_op") is not low_power
     assert spins(options, "inter_op") is not low_power
+
+
+def test_a_model_can_be_loaded_to_save_power() -> None:
+    saving, usual = onnxgpt.load(low_power=True, threads=2), onnxgpt.load(threads=2)
+
+    assert not spins(saving.session._session.get_session_options(), "intra_op")
+    assert spins(usual.session._session.get_session_options(), "intra_op")
+    texts = [model.generate("Once upon a time", seed=7, max_new_tokens=8)[0].text for model in (saving, usual)]
+    assert texts[0] == texts[1]
