@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 import torch
 
+from ..graphs.choices import add_choices
 from ..graphs.targets import GraphForm, Target
 from ..models.config import GPTConfig
 from ..models.gpt import GPT
@@ -44,6 +45,8 @@ def export_graph(gpt: GPT, form: GraphForm) -> ExportedGraph:
     model, shares_cache_buffer = trace_gpt(gpt, form.operators)
     passes = run_passes(model, passes_for(form.target, form.operators))
     _name_dimensions(model.graph, gpt.config)
+    if form.target.chooses_tokens:  # last, since the outputs that this adds read the finished logits
+        passes += run_passes(model, (add_choices,))
     if form.operators == "standard":
         assert_standard_nodes(model)
     return ExportedGraph(model, shares_cache_buffer, passes)

@@ -16,7 +16,7 @@ class Choices:
     """
 
     greedy: NDArray[np.int64]  # [rows]: the likeliest token, of equal ones that with the smallest id
-    ids: NDArray[np.int64]  # [rows, K]: the likeliest first; in which order equal ones come, and which at the end, is open
+    ids: NDArray[np.int64]  # [rows, K]: the likeliest first; the order of equal ones is open
     logits: NDArray[np.float32]  # [rows, K]: theirs
     normalizers: NDArray[np.float32]  # [rows]: log(sum(exp(logits))) over the vocabulary
 

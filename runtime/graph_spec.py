@@ -25,6 +25,9 @@ _CACHE_NAMES = (
 )
 _IDS, _MASK, _POSITIONS, _BRANCH = "input_ids", "attention_mask", "position_ids", "use_cache_branch"
 _KEEP_NAMES = ("num_logits_to_keep", "logits_to_keep")
+# Outputs of a graph that looks for the likeliest tokens itself; see `Choices`.
+GREEDY_IDS, TOP_IDS, TOP_LOGITS, LOG_NORMALIZER = "greedy_ids", "top_ids", "top_logits", "log_normalizer"
+CHOICES = (GREEDY_IDS, TOP_IDS, TOP_LOGITS, LOG_NORMALIZER)
 _MADE_AGAIN = "export it again (optimum: --task text-generation-with-past)"
 
 
@@ -42,6 +45,7 @@ class GraphSpec:
     has_cache_branch: bool = False  # two graphs in one: with use_cache_branch false it reads no past
     keep_name: str = "num_logits_to_keep"
     keep_shape: tuple[int, ...] = (1,)  # or a scalar's, ()
+    choices: int = 0  # how many of the likeliest tokens the graph gives out beside the logits; 0: it gives none
 
 
 def read_spec(session: Any, architecture: Mapping[str, Any] | None = None) -> GraphSpec:
@@ -78,6 +82,7 @@ def read_spec(session: Any, architecture: Mapping[str, Any] | None = None) -> Gr
         has_cache_branch=_BRANCH in inputs,
         keep_name=keep or _KEEP_NAMES[0],
         keep_shape=(1,) if keep_input is None or len(keep_input.shape) else (),
+        choices=outputs[TOP_IDS].shape[1] if all(name in outputs for name in CHOICES) else 0,
     )
 
 
