@@ -58,11 +58,17 @@ def devices_of(provider: str) -> Devices:
     return Devices((Device(0, "CPU"),))
 
 
+@cache
+def cuda_driver() -> Any | None:
+    """The library of NVIDIA's driver, loaded but not started; None where there is none."""
+    return _load_first(_DRIVERS.get(sys.platform, ()))
+
+
 def _cuda_devices() -> Devices:
     """What the CUDA driver API counts, as CUDA_VISIBLE_DEVICES lets it."""
-    driver = _load_first(_DRIVERS.get(sys.platform, ()))
+    driver = cuda_driver()
     if driver is None:
-        return Devices((), "no NVIDIA driver: its library can't be loaded")
+        return Devices((), "there is no NVIDIA driver here")
     if status := driver.cuInit(0):
         return Devices((), _refusal(driver, status))
     count, version = ctypes.c_int(), ctypes.c_int()
