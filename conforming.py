@@ -71,8 +71,8 @@ def read_vectors(directory: Path) -> dict[str, Any]:
 def check_vectors(model: Model, vectors: dict[str, Any]) -> list[Part]:
     """Compute everything anew and compare; the graphs that a package adds too, where they are."""
     directory = model.bundle.directory
-    parts = [_random(vectors), _tokenizer(model, vectors), _streams(model, vectors), _logits(model, vectors)]
-    parts.append(_texts(model, vectors))
+    parts = [_random(vectors), _tokenizer(model, vectors), _streams(model, vectors), check_logits(model, vectors)]
+    parts.append(check_texts(model, vectors))
     for name, check in (("generate.onnx", _generate_graph), ("text.onnx", _text_graph)):
         if (directory / name).is_file():
             parts.append(check(directory / name, vectors))
@@ -104,7 +104,7 @@ def _streams(model: Model, vectors: dict[str, Any]) -> Part:
     return part
 
 
-def _logits(model: Model, vectors: dict[str, Any]) -> Part:
+def check_logits(model: Model, vectors: dict[str, Any]) -> Part:
     """Log-probabilities within the tolerance: read at once, and token by token."""
     part = Part("logits", worst=0.0)
     ways: dict[str, Callable[[Model, Sequence[int]], NDArray[np.float32]]] = {
@@ -132,7 +132,8 @@ def _stepped_logits(model: Model, ids: Sequence[int]) -> NDArray[np.float32]:
     return np.stack(rows)
 
 
-def _texts(model: Model, vectors: dict[str, Any]) -> Part:
+def check_texts(model: Model, vectors: dict[str, Any]) -> Part:
+    """Texts with their options, whole."""
     part = Part("texts")
     for case in vectors["texts"]:
         made = model.generate(case["prompt"], **case["options"])[0]
