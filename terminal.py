@@ -94,7 +94,7 @@ def _with_hint(error: click.UsageError) -> str:
 
 def _abandon_stdout() -> None:
     # Python flushes stdout once more when it ends, which would complain of the closed pipe again.
-    with open(os.devnull, "w") as devnull:
+    with open(os.devnull, "w", encoding="utf-8") as devnull:
         os.dup2(devnull.fileno(), sys.stdout.fileno())
 
 

@@ -186,9 +186,10 @@ def refuse_existing(out: str | os.PathLike[str], *, force: bool, marker: str = M
 
 
 def _move_into_place(staging: Path, target: Path, *, force: bool, marker: str) -> None:
+    mode = "r+b" if os.name == "nt" else "rb"  # Windows flushes only what was opened for writing
     for path in staging.rglob("*"):
         if path.is_file():
-            with path.open("rb") as stream:
+            with path.open(mode) as stream:
                 os.fsync(stream.fileno())
     refuse_existing(target, force=force, marker=marker)
     old = target.parent / f".{target.name}.{os.getpid()}.old.partial"

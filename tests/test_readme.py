@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ import pytest
 from onnxgpt.inspecting import families_as_markdown
 
 ROOT = Path(__file__).parents[1]
+BASH = shutil.which("bash") or "bash"  # by its path: Windows would look into its own directory before PATH
+HAS_SAME_KERNELS = platform.machine().lower() in ("x86_64", "amd64")  # as those that README's text comes from
 
 
 def blocks(name: str = "README.md") -> list[tuple[str, str]]:
@@ -41,7 +44,7 @@ def shell(tmp_path: Path):
     def run(commands: str, timeout: float = 300) -> str:
         env = os.environ | {"PATH": f"{shim.parent}{os.pathsep}{os.environ['PATH']}"}
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", commands],
+            [BASH, "-euo", "pipefail", "-c", commands],
             cwd=clone,
             env=env,
             capture_output=True,
@@ -73,6 +76,7 @@ def test_the_first_command_generates(shell) -> None:
     assert len(shell(generate)) > 20
 
 
+@pytest.mark.skipif(not HAS_SAME_KERNELS, reason="int8 kernels of another kind of processor round otherwise")
 def test_the_text_shown_is_the_text_generated(shell) -> None:
     assert shell(QUICK[0]) == output_after("--seed 11")
 
@@ -94,7 +98,7 @@ def test_the_program_runs(tmp_path: Path) -> None:
     )
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(output_after("--seed 11").removesuffix("\n"))
+    assert not HAS_SAME_KERNELS or done.stdout.startswith(output_after("--seed 11").removesuffix("\n"))
 
 
 def test_the_chinese_page_has_the_same_blocks_and_parts() -> None:

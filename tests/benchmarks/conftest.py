@@ -27,6 +27,8 @@ def fairytale() -> Contestant:
 @pytest.fixture(scope="module")
 def worker(fairytale: Contestant, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     """Its process, with the model loaded."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("a worker is stopped with SIGSTOP and watched through /proc: Linux")
     with fairytale.start(1, tmp_path_factory.mktemp("worker") / "log") as process:
         process.ask("load")
         yield process

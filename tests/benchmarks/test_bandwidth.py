@@ -18,9 +18,13 @@ from bandwidth.step_profile import Profile, read_profile
 from onnx import TensorProto, helper
 
 ROOT = Path(__file__).parents[2]
+linux_only = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the native read test is for Linux: barriers of POSIX threads, madvise"
+)
 HAS_COMPILER = bool(os.environ.get("CC") or any(shutil.which(name) for name in ("cc", "gcc", "clang")))
 
 
+@linux_only
 def test_the_read_test_measures_or_says_that_it_needs_a_compiler() -> None:
     if not HAS_COMPILER:
         with pytest.raises(BandwidthError, match="no C compiler"):
@@ -40,6 +44,7 @@ def test_the_read_test_measures_or_says_that_it_needs_a_compiler() -> None:
     assert not program.exists()
 
 
+@linux_only
 def test_a_compiler_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", f"{sys.executable} -c raise(SystemExit('no-header'))")
 
@@ -102,6 +107,7 @@ def test_a_profile_counts_the_last_runs_only() -> None:
     assert list(found.operators) == ["MatMul", "Add"]
 
 
+@linux_only
 def test_the_command_reports_the_bound_of_a_bundle() -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "bandwidth"), "fairytale"]
     variables = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +20,13 @@ TINY = (
 )
 
 
+SIGSTOP = "a worker is stopped with SIGSTOP and watched through /proc: Linux"
+
+
 @pytest.fixture
 def measuring(fairytale: Contestant) -> Iterator[Measuring]:
+    if not sys.platform.startswith("linux"):
+        pytest.skip(SIGSTOP)
     other = dataclasses.replace(fairytale, name="other", read_bytes=None)
     found = Measuring([fairytale, other], threads=1, vocabulary=4096, context=512, seed=3, say=lambda message: None)
     yield found
@@ -66,6 +72,7 @@ def test_without_the_reference_quality_is_not_measured(measuring: Measuring) -> 
     assert reasons == {"the reference, PyTorch fp32, does not take part"}
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason=SIGSTOP)
 def test_one_that_fails_does_not_stop_the_others(fairytale: Contestant, tmp_path: Path) -> None:
     broken = dataclasses.replace(fairytale, name="broken", model=tmp_path)
     (tmp_path / "file").write_bytes(b"nothing")

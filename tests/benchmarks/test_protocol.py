@@ -15,6 +15,7 @@ from compare.worker import Stopwatch, log_softmax
 
 import onnxgpt
 
+linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a worker is stopped with SIGSTOP: Linux")
 PROMPT = [300, 17, 1234, 5, 900]
 
 
@@ -106,6 +107,7 @@ def test_peak_memory_is_more_than_the_model(worker: Worker, fairytale: Contestan
     assert worker.ask("memory")["peak_bytes"] > fairytale.weight_bytes
 
 
+@linux_only
 def test_a_process_that_dies_is_an_error_with_its_last_words(tmp_path: Path) -> None:
     program = "import sys; sys.stderr.write('no such library: libx\\n'); sys.exit(3)"
 
@@ -114,6 +116,7 @@ def test_a_process_that_dies_is_an_error_with_its_last_words(tmp_path: Path) -> 
         dead.ask("load")
 
 
+@linux_only
 def test_what_a_runtime_can_not_do_is_no_failure(tmp_path: Path) -> None:
     program = """print('{"not_measured": "one sequence at a time"}', flush=True); input(); input()"""
 

@@ -27,7 +27,7 @@ def network_calls(trace: Path, *command: str) -> list[str]:
         capture_output=True,
         timeout=300,
     )
-    return [line for line in trace.read_text().splitlines() if "(" in line]
+    return [line for line in trace.read_text(encoding="utf-8", errors="replace").splitlines() if "(" in line]
 
 
 @pytest.mark.skipif(not works("strace", "-o", "/dev/null", "true"), reason="no strace that may trace here")

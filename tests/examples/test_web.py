@@ -111,6 +111,7 @@ def test_options_without_effect_are_refused(arguments: list[str], message: str) 
     assert message in result.output
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="ends the server with a POSIX signal")
 def test_open_serves_the_page_with_the_headers_for_threads(modules: Path) -> None:
     server = subprocess.Popen(
         [sys.executable, "-m", "onnxgpt", "web", "--open", "--runtime", str(modules), "--no-webgpu"],

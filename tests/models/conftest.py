@@ -78,12 +78,12 @@ def read_by_transformers(path: Path) -> transformers.PreTrainedModel:
 
 def edit_json(path: Path, **changes: Any) -> None:
     """Set fields of a JSON file; `...` removes one."""
-    data = json.loads(path.read_text())
+    data = json.loads(path.read_text(encoding="utf-8"))
     for name, value in changes.items():
         data.pop(name, None)
         if value is not ...:
             data[name] = value
-    path.write_text(json.dumps(data))
+    path.write_text(json.dumps(data), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

@@ -88,6 +88,7 @@ def test_paths_that_leave_the_bundle(directory, name):
         Bundle.open(directory)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="making a link needs a right there")
 def test_a_link_that_leaves_the_bundle(directory, tmp_path):
     (tmp_path / "outside").write_bytes(b"weights!")
     (directory / "model.onnx.data").unlink()
@@ -167,6 +168,7 @@ with staged_output(sys.argv[1]) as staging:
 """
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="leftovers are kept there: no harmless way to see who lives")
 def test_a_killed_writer_leaves_no_bundle_and_the_next_run_cleans_up(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "out")], stdout=subprocess.PIPE)
     process.stdout.readline()
@@ -191,6 +193,7 @@ def test_a_writer_at_work_is_left_alone(tmp_path):
         process.wait()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="leftovers are kept there: no harmless way to see who lives")
 def test_an_old_bundle_survives_a_kill_between_the_two_renames(directory):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
