@@ -56,6 +56,7 @@ class Pipeline:
     processors: tuple[Processor, ...] = ()
     filters: tuple[Processor, ...] = ()
     top_k: int = 0
+    last_filters: tuple[Processor, ...] = ()  # those of `filters` behind temperature, top_k and top_p
 
     def __call__(self, rows: Rows, logits: Logits) -> Logits:
         """Apply all; with none the logits themselves come back.
@@ -118,7 +119,8 @@ def processors_for(
     if config.is_greedy:
         return Pipeline(tuple(processors))
     top_k = max(config.top_k, least_kept) if config.top_k else 0
-    return Pipeline(tuple(processors), tuple(_filters(config, top_k, seed, least_kept)), top_k)
+    last_filters = tuple(_last_filters(config, seed, least_kept))
+    return Pipeline(tuple(processors), (*_first_filters(config, top_k, least_kept), *last_filters), top_k, last_filters)
 
 
 def _apply(processors: Iterable[Processor], rows: Rows, logits: Logits) -> Logits:
@@ -189,13 +191,16 @@ def _constraints(
         yield lambda rows, logits: constraints.forbid_in(logits, rows.new_counts == step, at_first)
 
 
-def _filters(config: GenerationConfig, top_k: int, seed: int | None, least: int) -> Iterable[Processor]:
+def _first_filters(config: GenerationConfig, top_k: int, least: int) -> Iterable[Processor]:
     if config.temperature != 1:
         yield lambda _, logits: filters.divide_by_temperature(logits, config.temperature)
     if top_k:
         yield lambda _, logits: filters.keep_top_k(logits, top_k)
     if config.top_p < 1:
         yield lambda _, logits: filters.keep_top_p(logits, config.top_p, least)
+
+
+def _last_filters(config: GenerationConfig, seed: int | None, least: int) -> Iterable[Processor]:
     if config.min_p:
         yield lambda _, logits: filters.keep_min_p(logits, config.min_p, least)
     if config.typical_p < 1:
