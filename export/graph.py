@@ -13,16 +13,17 @@ import onnx_ir as ir
 import torch
 
 from ..graphs.choices import add_choices
-from ..graphs.targets import GraphForm, Target
+from ..graphs.targets import CPU_FLOAT32, GraphForm, Target
 from ..models.config import GPTConfig
 from ..models.gpt import GPT
 from ..runtime.errors import ExportError
 from .operators import Operators, attention_for
-from .passes import FUSED_PASSES, STANDARD_PASSES, GraphPass, run_passes
+from .passes import FUSED_PASSES, PLAIN_FUSED_PASSES, PLAIN_STANDARD_PASSES, STANDARD_PASSES, GraphPass, run_passes
 
 # The exporter writes no lower opset than 18, and the widest choice of backends is wanted there. ONNX Runtime, which
 # alone runs the fused set, has had Gelu as one operator since opset 20.
 OPSETS: dict[Operators, int] = {"standard": 18, "fused": 20}
+_DIRECTML_OPSET = 20  # both sets: the newest whose operators it has; quantized float16 came with 19
 
 _BATCH, _SEQUENCE, _PAST = 2, 3, 5  # sizes to trace with: 0 and 1 would be taken for constants
 
@@ -42,7 +43,7 @@ def export_graph(gpt: GPT, form: GraphForm) -> ExportedGraph:
     Raises:
         ExportError: PyTorch's exporter failed, or the standard set was asked for and a node is of another.
     """
-    model, shares_cache_buffer = trace_gpt(gpt, form.operators)
+    model, shares_cache_buffer = trace_gpt(gpt, form.operators, form.target)
     passes = run_passes(model, passes_for(form.target, form.operators))
     _name_dimensions(model.graph, gpt.config)
     if form.target.chooses_tokens:  # last, since the outputs that this adds read the finished logits
@@ -54,10 +55,12 @@ def export_graph(gpt: GPT, form: GraphForm) -> ExportedGraph:
 
 def passes_for(target: Target, operators: Operators) -> tuple[GraphPass, ...]:
     """The rewrites of a graph, in order: those that make operators which the target has kernels for."""
+    if target.plain_attention:
+        return PLAIN_FUSED_PASSES if operators == "fused" else PLAIN_STANDARD_PASSES
     return FUSED_PASSES if operators == "fused" else STANDARD_PASSES
 
 
-def trace_gpt(gpt: GPT, operators: Operators) -> tuple[ir.Model, bool]:
+def trace_gpt(gpt: GPT, operators: Operators, target: Target = CPU_FLOAT32.target) -> tuple[ir.Model, bool]:
     """Export `gpt` with past key values, not yet rewritten; its weights are the module's own, not copied.
 
     Returns:
@@ -67,7 +70,7 @@ def trace_gpt(gpt: GPT, operators: Operators) -> tuple[ir.Model, bool]:
         ExportError: PyTorch's exporter failed.
     """
     config = gpt.config
-    attention = attention_for(config, operators)
+    attention = attention_for(config, operators, target)
     eager, gpt.operator = gpt.operator, attention  # type: ignore[assignment]
     try:
         with torch.no_grad(), _quiet_exporter():
@@ -79,7 +82,7 @@ def trace_gpt(gpt: GPT, operators: Operators) -> tuple[ir.Model, bool]:
                 dynamic_shapes=_dynamic_shapes(config),
                 input_names=input_names(config),
                 output_names=output_names(config),
-                opset_version=OPSETS[operators],
+                opset_version=_DIRECTML_OPSET if target.plain_attention else OPSETS[operators],
                 verbose=False,
             )
     except Exception as error:

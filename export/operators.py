@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..graphs.targets import Operators
+from ..graphs.targets import Operators, Target
 from ..models.attention import Alibi, Attended, KeyValue, StandardAttention
 from ..models.config import GPTConfig
 from ..models.rotary import RotaryTables
@@ -38,11 +38,11 @@ class FusedAttention(nn.Module):
 
     shares_cache_buffer = True
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, target: Target) -> None:
         super().__init__()
         self.config = config
         self.rotates = config.position == "rotary"
-        self.rotates_inside = self.rotates and rotary_fits_inside(config)
+        self.rotates_inside = self.rotates and rotary_fits_inside(config) and not target.plain_attention
         self.rotary = RotaryTables(config) if self.rotates else None
         self.local_rotary = RotaryTables(config, local=True) if config.local_rotary_theta is not None else None
         self.alibi = Alibi(config.num_heads) if config.position == "alibi" else None
@@ -70,7 +70,7 @@ class FusedAttention(nn.Module):
             "kv_num_heads": config.num_kv_heads,
             "scale": config.scale(layer),
         }
-        if config.window(layer):
+        if narrows(config, layer):
             attributes["local_window_size"] = config.window(layer)
         if config.attention_softcap is not None:
             attributes["softcap"] = config.attention_softcap
@@ -107,11 +107,38 @@ class FusedAttention(nn.Module):
         )
 
 
-def attention_for(config: GPTConfig, operators: Operators) -> FusedAttention | StandardAttention:
+def attention_for(config: GPTConfig, operators: Operators, target: Target) -> FusedAttention | StandardAttention:
     """The attention that is exported: the fused one where it was asked for and has a kernel, else the standard one."""
-    if operators == "fused" and config.head_size % _ATTENTION_HEAD_MULTIPLE == 0:
-        return FusedAttention(config)
-    return StandardAttention(config)
+    fits = config.head_size % _ATTENTION_HEAD_MULTIPLE == 0
+    if operators == "fused" and fits and not (target.plain_attention and asks_more(config)):
+        return FusedAttention(config, target)
+    return StandardAttention(config) if target.scatters else StandardAttention(config, place_rows)
+
+
+def asks_more(config: GPTConfig) -> bool:
+    """Whether attention is more than scaled scores, a softmax and positions that are rotated before it."""
+    return (
+        config.position == "alibi"
+        or config.attention_softcap is not None
+        or any(narrows(config, layer) for layer in range(config.num_layers))
+    )
+
+
+def narrows(config: GPTConfig, layer: int) -> bool:
+    """Whether a layer's window hides anything within the context."""
+    return 0 < config.window(layer) < config.context_length
+
+
+def place_rows(past: Tensor, new: Tensor, positions: Tensor) -> Tensor:
+    """As `write_rows`, by a choice instead of a scatter, which not every target has.
+
+    A single new token goes to its own place. Several follow a past that is as long as the row, as the contract has it
+    (several tokens on top of a past are for batch 1, and a past not in a shared buffer has no slots to spare).
+    """
+    grown = torch.cat((past, new), dim=2)
+    slots = torch.arange(grown.shape[2], device=new.device).reshape(1, 1, -1, 1)
+    place = positions[:, :1].unsqueeze(1).unsqueeze(-1)  # [batch, 1, 1, 1]: of the first new token
+    return torch.where(slots == place, new[:, :, :1], grown)
 
 
 def rotary_fits_inside(config: GPTConfig) -> bool:

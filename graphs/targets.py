@@ -27,6 +27,8 @@ class Target:
     name: TargetName
     dtypes: Mapping[Operators, tuple[Dtype, ...]]  # of weights, cache and activations; the default first
     packs_qkv: bool  # the fused attention takes query, key and value as one tensor
+    plain_attention: bool = False  # the fused attention knows no rotary, window, soft cap or bias
+    scatters: bool = True  # ScatterElements has a kernel in the opset that is exported
     chunked_prefill: bool  # the fused attention takes several new tokens on top of a past
     chooses_tokens: bool  # the graph gives the best tokens out beside the logits
     # The object of this provider in genai_config.json's provider_options; None: onnxruntime-genai's own, the CPU.
@@ -47,7 +49,8 @@ class GraphForm:
 
 
 # CUDA's GroupQueryAttention has float16 and bfloat16 kernels alone; the CPU's has float32 and float16. DirectML's takes
-# no packed input, and reads several tokens on a past as if they were a fresh prompt.
+# no packed input, passes over in silence what it does not know, and reads several tokens on a past as if they were a
+# fresh prompt; see kernels/directml.json.
 TARGETS: Mapping[str, Target] = MappingProxyType(
     {
         target.name: target
@@ -71,6 +74,8 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 name="dml",
                 dtypes={"fused": ("float16", "float32"), "standard": ("float16", "float32")},
                 packs_qkv=False,
+                plain_attention=True,
+                scatters=False,
                 chunked_prefill=False,
                 chooses_tokens=False,
                 genai_provider={"dml": {}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from .rotary import Rotary
 
 KeyValue = tuple[Tensor, Tensor]  # each [batch, kv_heads, past_sequence, head_size]
 Attended = tuple[Tensor, KeyValue]  # [batch, sequence, width], and the layer's present key and value
+WriteRows = Callable[[Tensor, Tensor, Tensor], Tensor]  # as `write_rows`
 
 _TABLES = torch.device("cpu")  # computed here even where parameters are made on "meta" and loaded afterwards
 
@@ -55,9 +57,11 @@ class StandardStep:
 class StandardAttention(nn.Module):
     """Positions, cache and softmax attention in plain PyTorch operators."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, write: WriteRows | None = None) -> None:
+        """Attention that writes new keys and values into the past by `write`; None: `write_rows`."""
         super().__init__()
         self.config = config
+        self.write = write or write_rows
         self.rotary = Rotary(config) if config.position == "rotary" else None
         self.local_rotary = Rotary(config, local=True) if config.local_rotary_theta is not None else None
         self.alibi = Alibi(config.num_heads) if config.position == "alibi" else None
@@ -98,7 +102,7 @@ class StandardAttention(nn.Module):
         rotary = self.local_rotary if config.rotates_locally(layer) else self.rotary
         if rotary is not None:
             query, key = rotary(query, step.positions), rotary(key, step.positions)
-        key, value = write_rows(past[0], key, step.positions), write_rows(past[1], value, step.positions)
+        key, value = self.write(past[0], key, step.positions), self.write(past[1], value, step.positions)
 
         batch, heads, sequence, head_size = query.shape
         group_rows = heads // config.num_kv_heads * sequence

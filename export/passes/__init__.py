@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from .bias_gelu import fuse_bias_gelu
+from .bias_gelu import fuse_bias_gelu, fuse_erf_bias_gelu
 from .cleanup import remove_leftovers
 from .gate_up import pack_gate_up
 from .last_logits import keep_last_logits
-from .packed_qkv import pack_qkv
+from .lower_gelu import lower_gelu, lower_gelu_standard
+from .packed_qkv import pack_qkv, pack_split_qkv
 from .rms_norm import fuse_rms_norm
 from .silu import fuse_silu
 from .simplify import simplify
@@ -37,6 +38,30 @@ STANDARD_PASSES: tuple[GraphPass, ...] = (
     simplify,
     pack_qkv,
     pack_gate_up,
+    keep_last_logits,
+    remove_leftovers,
+)
+
+# DirectML's attention takes query, key and value apart, and its GELU is by erf.
+PLAIN_FUSED_PASSES: tuple[GraphPass, ...] = (
+    multiply_by_stored_embedding,
+    simplify,
+    fuse_rms_norm,
+    pack_split_qkv,
+    pack_gate_up,
+    fuse_erf_bias_gelu,
+    fuse_silu,
+    lower_gelu,
+    fuse_skip_norm,
+    keep_last_logits,
+    remove_leftovers,
+)
+PLAIN_STANDARD_PASSES: tuple[GraphPass, ...] = (
+    multiply_by_stored_embedding_standard,
+    simplify,
+    pack_split_qkv,
+    pack_gate_up,
+    lower_gelu_standard,
     keep_last_logits,
     remove_leftovers,
 )

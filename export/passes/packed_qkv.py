@@ -11,10 +11,20 @@ PARTS = ("query", "key", "value")
 
 def pack_qkv(model: ir.Model) -> bool:
     """Three products become one by `….qkv.weight`; `GroupQueryAttention` reads its result without a split."""
+    return _pack(model, feeds_packed=True)
+
+
+def pack_split_qkv(model: ir.Model) -> bool:
+    """The same, with the split kept: for attention that takes the three apart."""
+    return _pack(model, feeds_packed=False)
+
+
+def _pack(model: ir.Model, *, feeds_packed: bool) -> bool:
     changed = False
     for prefix, products in list(sibling_products(model, PARTS)):
         results = pack(model, products, f"{prefix}.qkv")
-        _feed_packed(model, results)
+        if feeds_packed:
+            _feed_packed(model, results)
         changed = True
     return changed
 
