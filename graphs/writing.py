@@ -50,7 +50,8 @@ def _store(value: ir.Value, stream: BinaryIO, directory: Path) -> None:
         return
     stream.write(bytes(-stream.tell() % (_PAGE if tensor.nbytes >= _PAGE_FROM else _ALIGNMENT)))
     offset = stream.tell()
-    stream.write(np.ascontiguousarray(tensor.numpy()).data)
+    # As bytes: numpy has no buffers of the types that it does not know itself, such as bfloat16.
+    stream.write(np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data)
     value.const_value = ir.ExternalTensor(
         WEIGHTS_FILE,
         offset,
