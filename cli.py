@@ -15,13 +15,14 @@ from .cli_generation import GenerationCommand, batch_options, generation_options
 from .cli_making import export, import_bundle, models, pull, quantize, verify
 from .cli_options import (
     comparing_options,
+    device_options,
     json_option,
     model_option,
     session_options,
 )
 from .cli_packaging import package_command
 from .cli_web import web
-from .loading import DEFAULT_MODEL
+from .loading import DEFAULT_MODEL, find_bundle
 from .runtime.config import GenerationConfig
 from .runtime.errors import PromptError
 from .terminal import (
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .runtime.generation import Completion
     from .runtime.model import Model
     from .runtime.scoring import CandidateScore
+    from .runtime.settings import SessionSettings
 
 
 class _House(click.Group):
@@ -76,10 +78,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     run(onnxgpt, arguments)
 
 
-def _load(model: str, provider: str, threads: int | None, memory_limit: int | None) -> Model:
-    from .loading import load
+def _load(model: str, settings: SessionSettings, memory_limit: int | None) -> Model:
+    from .runtime.model import Model
 
-    return load(model, provider=provider, threads=threads, memory_limit=memory_limit)
+    return Model.open(find_bundle(model), settings, memory_limit)
 
 
 @onnxgpt.command(cls=GenerationCommand)
@@ -103,8 +105,7 @@ def generate(
     as_json: bool,
     model: str,
     assistant: str | None,
-    provider: str,
-    threads: int | None,
+    settings: SessionSettings,
     memory_limit: int | None,
     **options: Any,
 ) -> None:
@@ -136,7 +137,7 @@ def generate(
         _generate_batch(
             batch,
             out,
-            lambda name: _load(name, provider, threads, memory_limit),
+            lambda name: _load(name, settings, memory_limit),
             model,
             assistant,
             force=force,
@@ -147,8 +148,8 @@ def generate(
         return
     _refuse_given("a single prompt; give --batch", **{"--out": out, "--batch-size": batch_size, "--force": force})
     text = read_input(prompt, file, what="prompt")
-    loaded = _load(model, provider, threads, memory_limit)
-    helper = None if assistant is None else _load(assistant, provider, threads, memory_limit)
+    loaded = _load(model, settings, memory_limit)
+    helper = None if assistant is None else _load(assistant, settings, memory_limit)
     content = loaded.chat_prompt(text) if chat else text
     config = GenerationConfig.resolve(loaded.generation_defaults, asked)
     if as_json or config.num_return_sequences > 1 or config.num_beams > 1:
@@ -255,8 +256,7 @@ def score(
     against: str | None,
     as_json: bool,
     model: str,
-    provider: str,
-    threads: int | None,
+    settings: SessionSettings,
     memory_limit: int | None,
     plot: str | None,
     tokens: int | None,
@@ -289,7 +289,7 @@ def score(
         if text is not None:
             raise click.UsageError("TEXT has no effect with --against: it reads a file, give one with --file")
         _refuse_given("--against", **{"--memory-limit": memory_limit, "--candidate": candidates or None})
-        _score_against(model, against, file, plot, as_json, provider=provider, threads=threads, **given)
+        _score_against(model, against, file, plot, as_json, settings=settings, **given)
         return
     for name, value in (("tokens", tokens), ("plot", plot)):
         if value is not None:
@@ -297,10 +297,10 @@ def score(
     content = read_input(text, file, what="text")
     if candidates:
         _refuse_given("--candidate", **{"--window": window, "--stride": stride})
-        ranked = _load(model, provider, threads, memory_limit).score(content, list(candidates))
+        ranked = _load(model, settings, memory_limit).score(content, list(candidates))
         _print_ranking(ranked, as_json=as_json)
         return
-    result = _load(model, provider, threads, memory_limit).score(content, window=window, stride=stride)
+    result = _load(model, settings, memory_limit).score(content, window=window, stride=stride)
     figures = {"tokens": len(result.token_ids), "log_probability": result.total, "perplexity": result.perplexity}
     if as_json:
         print_json(figures | asdict(result), indent=None)
@@ -360,8 +360,7 @@ def classify(
     task: str | None,
     as_json: bool,
     model: str,
-    provider: str,
-    threads: int | None,
+    settings: SessionSettings,
     memory_limit: int | None,
     **looks: str | None,
 ) -> None:
@@ -389,7 +388,7 @@ def classify(
     from .classifying import Task
 
     asked = (Task() if task is None else Task.read(task)).updated(labels, **looks)
-    with asked.classifier(_load(model, provider, threads, memory_limit)) as classifier:
+    with asked.classifier(_load(model, settings, memory_limit)) as classifier:
         texts = [line.removesuffix("\r") for line in content.split("\n")] if each_line else [content]
         for number, single in enumerate(texts, start=1):
             try:
@@ -431,9 +430,9 @@ onnxgpt.add_command(web)
 
 @onnxgpt.command()
 @click.argument("bundle", default=DEFAULT_MODEL)
-@click.option("--provider", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or dml.")
+@device_options
 @json_option
-def info(bundle: str, provider: str, as_json: bool) -> None:
+def info(bundle: str, settings: SessionSettings, as_json: bool) -> None:
     """Tell what BUNDLE is and what it needs.
 
     Architecture, sizes, proof of parity or quality, memory, and where its
@@ -444,10 +443,9 @@ def info(bundle: str, provider: str, as_json: bool) -> None:
     onnxgpt info fairytale --json
     """
     from .inspecting import describe, description_rows
-    from .loading import find_bundle
     from .runtime.foreign import open_any
 
-    description = describe(open_any(find_bundle(bundle)), provider)
+    description = describe(open_any(find_bundle(bundle)), settings)
     if as_json:
         print_json(description)
     else:
@@ -482,8 +480,7 @@ def bench(
     repeat: int,
     as_json: bool,
     model: str,
-    provider: str,
-    threads: int | None,
+    settings: SessionSettings,
     memory_limit: int | None,
 ) -> None:
     """Measure how fast a model is here.
@@ -499,13 +496,13 @@ def bench(
 
     with progress_on_stderr() as progress:
         result = measure(
-            lambda: _load(model, provider, threads, memory_limit),
+            lambda: _load(model, settings, memory_limit),
             prompt_tokens=prompt_tokens,
             new_tokens=new_tokens,
             repeat=repeat,
             progress=progress,
         )
     if as_json:
-        print_json(asdict(result) | {"threads": threads})
+        print_json(asdict(result) | {"threads": settings.threads})
     else:
         print_table(result.rows())

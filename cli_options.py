@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import fields
+from functools import wraps
 from typing import Any, TypeVar
 
 import click
 
 from .loading import DEFAULT_MODEL
-from .terminal import HouseCommand, byte_size
+from .runtime.settings import AUTO, PROVIDER_LOG, SessionSettings
+from .terminal import HouseCommand, byte_size, notes_of
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -26,28 +30,85 @@ def model_option(command: Decorated) -> Decorated:
 
 
 def session_options(command: Decorated) -> Decorated:
-    """`--provider`, `--threads`, `--memory-limit`: how a bundle is loaded."""
+    """All that says how a bundle is loaded: the command is given `settings` and `memory_limit`.
+
+    Where `auto` chose the provider, a line on stderr tells which and why, once.
+    """
+
+    @wraps(command)
+    def telling(*arguments: Any, settings: SessionSettings, **rest: Any) -> Any:
+        with notes_of(PROVIDER_LOG) if settings.provider == AUTO else nullcontext():
+            return command(*arguments, settings=settings, **rest)
+
     options = (
         click.option(
-            "--provider",
-            default="auto",
-            show_default=True,
-            metavar="NAME",
-            help="Where to run: auto, cpu, cuda or dml.",
+            "--threads",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Threads; otherwise the physical cores within the CPU quota.",
         ),
-        click.option(
-            "--threads", type=click.IntRange(min=1), metavar="N", help="Threads; otherwise ONNX Runtime chooses."
-        ),
-        click.option(
-            "--memory-limit",
-            callback=byte_size,
-            metavar="SIZE",
-            help="Refuse to need more than this for weights and cache: 500MB, 2GiB.",
-        ),
+        click.option("--low-power", is_flag=True, help="Let threads that wait sleep instead of spinning."),
+        click.option("--cuda-graph", is_flag=True, help="Record a decode step on a CUDA device, and replay it."),
     )
+    limit = click.option(
+        "--memory-limit",
+        callback=byte_size,
+        metavar="SIZE",
+        help="Refuse to need more than this for weights and cache: 500MB, 2GiB.",
+    )
+    return _with_settings(limit(telling), (*_DEVICE_OPTIONS, *options))
+
+
+def device_options(command: Decorated) -> Decorated:
+    """What says where a bundle runs: the command is given `settings`."""
+    return _with_settings(command, _DEVICE_OPTIONS)
+
+
+def _with_settings(command: Any, options: tuple[Callable[[Any], Any], ...]) -> Any:
+    """Add options, and put their values into one `SessionSettings`."""
+    names = {field.name for field in fields(SessionSettings)}
+
+    @wraps(command)
+    def settled(*arguments: Any, **values: Any) -> Any:
+        given = {name: values.pop(name) for name in names & values.keys()}
+        return command(*arguments, settings=SessionSettings(**given), **values)
+
+    result: Any = settled
     for option in reversed(options):
-        command = option(command)
-    return command
+        result = option(result)
+    return result
+
+
+def _key_values(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
+    """A click callback: what `KEY=VALUE`, repeated, says."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise click.BadParameter(f"{pair!r} is not of the form KEY=VALUE")
+        if key in found:
+            raise click.BadParameter(f"{key} was given twice")
+        found[key] = value
+    return found
+
+
+_DEVICE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option(
+        "--provider", default=AUTO, show_default=True, metavar="NAME", help="Where to run: auto, cpu, cuda or dml."
+    ),
+    click.option("--device", type=click.IntRange(min=0), metavar="N", help="The device's number, with cuda or dml."),
+    click.option(
+        "--provider-option",
+        "provider_options",
+        multiple=True,
+        callback=_key_values,
+        metavar="KEY=VALUE",
+        help="An option of ONNX Runtime's for cuda or dml. Repeat it.",
+    ),
+    click.option(
+        "--allow-fallback", is_flag=True, help="Run even where the device lacks kernels for many nodes of the graph."
+    ),
+)
 
 
 def json_option(command: Decorated) -> Decorated:

@@ -15,6 +15,7 @@ from .quantize.text_files import EvaluationText
 from .runtime.bundle import TOKENIZER_FILE, Bundle
 from .runtime.foreign import holds_graphs, open_any
 from .runtime.manifest import MANIFEST_NAME
+from .runtime.settings import DEFAULT_SETTINGS, SessionSettings
 
 Progress = Callable[[str, float | None], None]
 
@@ -40,8 +41,7 @@ def compare(
     window: int | None = None,
     stride: int | None = None,
     tokens: int = 4096,
-    provider: str = "auto",
-    threads: int | None = None,
+    settings: SessionSettings = DEFAULT_SETTINGS,
     progress: Progress | None = None,
 ) -> QualityReport:
     """Judge a bundle on a text; sizes as in `quantize.quality.measure_quality`.
@@ -53,8 +53,7 @@ def compare(
         window: see `measure_quality`, as all that follow.
         stride: see window.
         tokens: see window.
-        provider: see window.
-        threads: of ONNX Runtime and of PyTorch.
+        settings: see window; the threads are of PyTorch, too.
         progress: see window.
 
     Raises:
@@ -65,8 +64,8 @@ def compare(
     sizes: dict[str, Any] = {"window": window, "stride": stride, "tokens": tokens, "progress": progress}
     if _is_bundle(against):
         reference = open_any(find_bundle(against))
-        return measure_quality(candidate, reference, text, provider=provider, threads=threads, **sizes)
-    return _compare_with_torch(candidate, against, text, provider, threads, sizes)
+        return measure_quality(candidate, reference, text, settings=settings, **sizes)
+    return _compare_with_torch(candidate, against, text, settings, sizes)
 
 
 def _is_bundle(source: str) -> bool:
@@ -84,21 +83,21 @@ def _holds_weights(path: Path) -> bool:
 
 
 def _compare_with_torch(
-    candidate: Bundle, source: str, text: EvaluationText, provider: str, threads: int | None, sizes: dict[str, Any]
+    candidate: Bundle, source: str, text: EvaluationText, settings: SessionSettings, sizes: dict[str, Any]
 ) -> QualityReport:
     import torch  # here, since only this needs it
 
     from .models.checkpoint import open_checkpoint
     from .torch_reader import TorchReader
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     checkpoint = open_checkpoint(source)
     with TemporaryDirectory() as directory:
         tokenizer = Path(directory) / TOKENIZER_FILE
         tokenizer.write_bytes(checkpoint.files[TOKENIZER_FILE])
         ids = shared_ids(text, candidate.tokenizer_path, tokenizer)
-    reader = BundleReader(candidate, provider=provider, threads=threads)
+    reader = BundleReader(candidate, settings)
     return compare_readers(reader, TorchReader(checkpoint), text, ids, **sizes)
 
 

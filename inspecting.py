@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .runtime.bundle import Bundle
-from .runtime.errors import BundleError
 from .runtime.manifest import IMPORTED, Manifest
 from .runtime.memory import format_bytes
+from .runtime.settings import DEFAULT_SETTINGS, SessionSettings
+
+if TYPE_CHECKING:
+    from .runtime.opening import Place
 
 _BYTES_OF_DTYPE = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1}
 
 
-def describe(bundle: Bundle, provider: str = "auto") -> dict[str, Any]:
+def describe(bundle: Bundle, settings: SessionSettings = DEFAULT_SETTINGS) -> dict[str, Any]:
     """A bundle as plain data: what the manifest says, memory, and where the nodes of the graph run.
 
-    The graph is loaded once for that, on `provider`.
+    The graph is loaded once for that.
 
     Raises:
         BundleError: the graph cannot be loaded.
-        ProviderError: the provider is not there.
+        ProviderError: the provider is not there, or would not run the graph.
     """
-    bundle = _with_facts(bundle, provider)
+    from .runtime.foreign import with_graph_facts
+    from .runtime.session import Session  # here, so that others need not load ONNX Runtime
+
+    session = Session.open_bundle(bundle, settings)
+    if not bundle.manifest.graph.inputs:  # of another exporter's directory its graph tells layers and heads
+        bundle = with_graph_facts(bundle, session)
     manifest = bundle.manifest
     per_token = cache_bytes_per_token(manifest.architecture, cache_dtype(manifest))
     return {
@@ -48,18 +55,9 @@ def describe(bundle: Bundle, provider: str = "auto") -> dict[str, Any]:
             "cache_at_context": per_token * manifest.context_length,
         },
         "generation_defaults": bundle.read_json("generation_config.json"),
-        "nodes": node_places(bundle, provider),
+        "nodes": session.place.placement.nodes(),
+        "provider": _described_place(session.place),
     }
-
-
-def _with_facts(bundle: Bundle, provider: str) -> Bundle:
-    """A bundle whose manifest tells layers and heads: of another exporter's directory its graph tells them."""
-    if bundle.manifest.graph.inputs:
-        return bundle
-    from .runtime.foreign import with_graph_facts
-    from .runtime.session import Session
-
-    return with_graph_facts(bundle, Session.open_bundle(bundle, provider=provider))
 
 
 def cache_dtype(manifest: Manifest) -> str:
@@ -73,32 +71,21 @@ def cache_bytes_per_token(architecture: Mapping[str, Any], dtype: str) -> int:
     return int(elements) * _BYTES_OF_DTYPE[dtype]
 
 
-def node_places(bundle: Bundle, provider: str = "auto") -> dict[str, int]:
-    """How many nodes of the optimized graph run on each provider; empty where ONNX Runtime is too old to tell."""
-    from .runtime.engine import ort
-    from .runtime.providers import choose_provider
-
-    chosen = choose_provider(provider, bundle.manifest.graph.target, ort.get_available_providers())
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    try:
-        session = ort.InferenceSession(str(bundle.graph_path), options, providers=[chosen.runtime_name])
-    except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
-        reason = " ".join(str(error).split())
-        raise BundleError(f"{bundle.graph_path} can't be loaded ({reason}): export the model again") from error
-    if not hasattr(session, "get_provider_graph_assignment_info"):
-        return {}
-    counts: Counter[str] = Counter()
-    for part in session.get_provider_graph_assignment_info():
-        counts[part.ep_name] += len(part.get_nodes())
-    return dict(counts)
+def _described_place(place: Place) -> dict[str, Any]:
+    """Where a session runs and why, with what fell back to the CPU beside a device."""
+    on_cpu = place.provider == "cpu"
+    return {
+        "name": place.provider,
+        "reason": place.reason,
+        "device": None if on_cpu else {"number": place.device, "name": place.device_name},
+        "fallen_back": {} if on_cpu else place.placement.fallen_back(),
+    }
 
 
 def description_rows(description: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and values for people."""
     architecture, graph, sizes = description["architecture"], description["graph"], description["bytes"]
-    source, nodes = description["source"], description["nodes"]
+    source, nodes, provider = description["source"], description["nodes"], description["provider"]
     kv_heads = architecture["num_kv_heads"]
     heads = architecture.get("num_heads", kv_heads)  # of what others exported, not all is known
     grouped = f" ({kv_heads} for keys and values)" if kv_heads != heads else ""
@@ -123,8 +110,22 @@ def description_rows(description: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("parity", parity_line(description["parity"])),
         ("quality", quality_line(description["quality"])),
-        ("nodes", ", ".join(f"{count} on {name}" for name, count in nodes.items())),
+        ("provider", _provider_line(provider)),
+        ("nodes", _nodes_line(nodes, provider["fallen_back"])),
     ]
+
+
+def _provider_line(provider: Mapping[str, Any]) -> str:
+    device = provider["device"]
+    where = "" if device is None else f" device {device['number']}"
+    return f"{provider['name']}{where} ({provider['reason']})"
+
+
+def _nodes_line(nodes: Mapping[str, int], fallen_back: Mapping[str, int]) -> str:
+    """How many nodes are on each provider, and of those on the CPU beside a device which compute."""
+    counts = ", ".join(f"{count} on {name}" for name, count in nodes.items())
+    fallen = ", ".join(f"{count} {operator}" for operator, count in fallen_back.items())
+    return f"{counts}; computing on the CPU: {fallen}" if fallen else counts
 
 
 def graph_line(graph: Mapping[str, Any], source: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,11 @@ def load(
     threads: int | None = None,
     memory_limit: int | str | None = None,
     low_power: bool = False,
+    *,
+    device: int | None = None,
+    provider_options: Mapping[str, object] | None = None,
+    allow_fallback: bool = False,
+    cuda_graph: bool = False,
 ) -> Model:
     """Load a bundle by its directory, or by the catalogue name of a bundle that is on this machine.
 
@@ -27,20 +33,33 @@ def load(
 
     Args:
         path_or_name: a bundle's directory, which wins over a name, or a name that `onnxgpt models` lists.
-        provider: "auto", "cpu", "cuda" or "dml".
+        provider: "cpu", "cuda", "dml", or "auto": the best that is installed, has a device and can run the bundle.
         threads: threads within one operator; None: one per physical core, within the process's CPU quota.
         memory_limit: bytes that weights and cache may take together, or text such as "500MB"; None: no limit.
         low_power: threads that wait sleep at once instead of spinning.
+        device: the number of a CUDA or DirectML device; None: the first.
+        provider_options: ONNX Runtime's own options of the provider, such as {"gpu_mem_limit": "4GiB"}.
+        allow_fallback: run even where a device lacks kernels for many nodes, which the CPU computes then.
+        cuda_graph: record a decode step on a CUDA device once, and replay it.
 
     Raises:
         BundleError: no such bundle, or not a sound one.
         ProviderError: the provider is not there, or would not run the graph.
-        MemoryLimitError: what loading needs is over the limit.
+        OptionError: an option of a device without one, or a provider option that is none.
+        MemoryLimitError: what loading needs is over the limit, or over what a device has.
     """
     from .runtime.model import Model  # here, so that the command line's help need not load ONNX Runtime
 
     return Model.load(
-        find_bundle(path_or_name), provider=provider, threads=threads, memory_limit=memory_limit, low_power=low_power
+        find_bundle(path_or_name),
+        provider=provider,
+        threads=threads,
+        memory_limit=memory_limit,
+        low_power=low_power,
+        device=device,
+        provider_options=provider_options,
+        allow_fallback=allow_fallback,
+        cuda_graph=cuda_graph,
     )
 
 

@@ -6,6 +6,7 @@ Text goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import traceback
@@ -167,6 +168,25 @@ def progress_on_stderr() -> Iterator[Progress | None]:
 def note(message: str) -> None:
     """Say something on stderr."""
     click.echo(message, err=True)
+
+
+@contextmanager
+def notes_of(logger_name: str) -> Iterator[None]:
+    """Say on stderr what a logger of the library tells."""
+    logger, handler = logging.getLogger(logger_name), _NoteHandler()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+class _NoteHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
 
 
 def print_json(value: Any, *, indent: int | None = 1) -> None:

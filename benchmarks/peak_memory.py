@@ -46,7 +46,7 @@ def load_without_pre_packing(name: str) -> Model:
     options.add_session_config_entry("session.disable_prepacking", "1")
     bare = ort.InferenceSession(str(bundle.graph_path), options)
     shares = bundle.manifest.graph.shares_cache_buffer
-    session = Session(bare, read_spec(bare), shares_cache_buffer=shares, provider="cpu", budget=MemoryBudget())
+    session = Session(bare, read_spec(bare), shares_cache_buffer=shares, budget=MemoryBudget())
     return Model(bundle, session, Tokenizer(bundle.tokenizer_path))
 
 

@@ -16,7 +16,7 @@ from ..models.config import GPTConfig
 from ..models.gpt import GPT
 from ..runtime.bundle import Bundle
 from ..runtime.engine import ort
-from ..runtime.errors import ParityError, ProviderError
+from ..runtime.errors import ParityError
 from ..runtime.session import Session
 
 TOLERANCE = 1e-3  # in log-probability (natural logarithm)
@@ -142,7 +142,7 @@ def prove_against(bundle: Bundle, model: Reference, *, progress: Progress | None
     Raises:
         BundleError: the bundle's graph can't be loaded.
     """
-    session = _open(bundle)
+    session = Session.open_bundle(bundle)  # where there is no device for it, on the CPU
     report = progress or (lambda message, fraction: None)
     with torch.inference_mode():
         report("comparing a whole prompt with PyTorch", 0.0)
@@ -164,20 +164,6 @@ def prove_against(bundle: Bundle, model: Reference, *, progress: Progress | None
         greedy_identical=identical,
         greedy_tie=tie,
     )
-
-
-def _open(bundle: Bundle) -> Session:
-    """On the provider that the graph is made for; without a device for it, the very same graph on the CPU's."""
-    try:
-        return Session.open_bundle(bundle)
-    except ProviderError:
-        graph = bundle.manifest.graph
-        return Session.open(
-            bundle.graph_path,
-            provider="cpu",
-            shares_cache_buffer=graph.shares_cache_buffer,
-            context_length=bundle.manifest.context_length,
-        )
 
 
 def compare(name: str, expected: Sequence[Logits], found: Sequence[Logits]) -> ParityCase:

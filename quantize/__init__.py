@@ -47,6 +47,7 @@ def quantize_bundle(
         OutputExistsError: `out` exists and `force` is false.
     """
     from ..runtime.bundle import Bundle, refuse_existing
+    from ..runtime.settings import SessionSettings
     from .calibration_text import calibration_windows, refuse_short
     from .pipeline import quantize_to, refuse_unfit
     from .quality import measure_quality
@@ -62,7 +63,9 @@ def quantize_bundle(
     read = EvaluationText.packaged("calibration") if calibration is None else EvaluationText.read(calibration)
 
     def judge(candidate: Bundle) -> tuple[dict[str, object], float]:
-        report = measure_quality(candidate, bundle, judged_by, threads=threads, progress=progress)
+        report = measure_quality(
+            candidate, bundle, judged_by, settings=SessionSettings(threads=threads), progress=progress
+        )
         return report.to_dict(), report.mean_kl
 
     return quantize_to(

@@ -22,6 +22,7 @@ from ..runtime.bundle import GRAPH_FILE
 from ..runtime.cache import KVCache
 from ..runtime.errors import QuantizationError
 from ..runtime.session import Session
+from ..runtime.settings import SessionSettings
 
 Ranges = list[NDArray[np.float32]]  # per layer [2, kv_heads, head_size]: greatest magnitudes of keys, and of values
 _CODES = 127  # the scale's multiples are whole numbers up to this, both ways
@@ -56,7 +57,7 @@ def shrink_cache(
         QuantizationError: the graph has another attention than GroupQueryAttention, or a cache that is not float32.
     """
     find_attentions(model)
-    session = Session.open(directory / GRAPH_FILE, provider="cpu", threads=threads)
+    session = Session.open(directory / GRAPH_FILE, SessionSettings(provider="cpu", threads=threads))
     quantize_cache(model, cache_statistics(session, windows, progress=progress))
     extend_model(model, directory)
 

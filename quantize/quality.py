@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from ..runtime.bundle import Bundle
 from ..runtime.errors import OptionError
+from ..runtime.settings import DEFAULT_SETTINGS, SessionSettings
 from ..runtime.tokenizer import Tokenizer
 from .comparison import Progress, compare_windows, perplexity, relative_error
 from .readers import BundleReader, Logits, Reader, WritingReader
@@ -108,8 +109,7 @@ def measure_quality(
     stride: int | None = None,
     tokens: int = 4096,
     layers: bool = True,
-    provider: str = "auto",
-    threads: int | None = None,
+    settings: SessionSettings = DEFAULT_SETTINGS,
     progress: Progress | None = None,
 ) -> QualityReport:
     """Judge a bundle against another one with the same tokenizer, through the session that users run.
@@ -124,8 +124,7 @@ def measure_quality(
         stride: from one window's beginning to the next one's; None: `window`.
         tokens: how much of the text is read, at most.
         layers: whether to measure each layer's error, which loads both graphs once more.
-        provider: `cpu`, `cuda`, `dml` or `auto`, for both.
-        threads: threads inside an operator; None lets ONNX Runtime choose.
+        settings: where both run.
         progress: is told what is being done.
 
     Raises:
@@ -133,10 +132,10 @@ def measure_quality(
         BundleError: one of the two can't be loaded, or gives logits that are not finite.
     """
     ids = shared_ids(text, candidate.tokenizer_path, reference.tokenizer_path)
-    ours = BundleReader(candidate, provider=provider, threads=threads)
-    theirs: Reader = BundleReader(reference, provider=provider, threads=threads)
-    if SegmentedReader.reads(reference, provider):
-        theirs = SegmentedReader(reference, threads=threads, progress=progress)
+    ours = BundleReader(candidate, settings)
+    theirs: Reader = BundleReader(reference, settings)
+    if SegmentedReader.reads(reference, settings.provider):
+        theirs = SegmentedReader(reference, threads=settings.threads, progress=progress)
     return compare_readers(
         ours, theirs, text, ids, window=window, stride=stride, tokens=tokens, layers=layers, progress=progress
     )

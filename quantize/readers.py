@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..runtime.bundle import Bundle
 from ..runtime.errors import BundleError
 from ..runtime.session import Session
+from ..runtime.settings import DEFAULT_SETTINGS, SessionSettings
 from .residuals import residual_session
 from .text_files import TokenIds
 
@@ -56,12 +57,11 @@ class WritingReader(Reader, Protocol):
 class BundleReader:
     """A bundle, read through the session that users run."""
 
-    def __init__(self, bundle: Bundle, *, provider: str = "auto", threads: int | None = None):
+    def __init__(self, bundle: Bundle, settings: SessionSettings = DEFAULT_SETTINGS):
         self.bundle = bundle
         self.name = name_of(bundle)
         self.context_length = bundle.manifest.context_length
-        self._provider = provider
-        self._threads = threads
+        self._settings = settings
         self._session: Session | None = None
 
     def logits(self, windows: Sequence[TokenIds]) -> Iterator[Iterator[Logits]]:
@@ -84,10 +84,7 @@ class BundleReader:
         """See `Reader`. Loads the graph anew, with these values as outputs; of graphs of others they are not known."""
         if self.bundle.manifest.graph.foreign:
             return []
-        target = self.bundle.manifest.graph.target
-        session, names = residual_session(
-            self.bundle.graph_path, provider=self._provider, target=target, threads=self._threads
-        )
+        session, names = residual_session(self.bundle.graph_path, self._settings, self.bundle.manifest.graph)
         if not names:
             return []
         captured: list[dict[str, NDArray[Any]]] = [session.capture(ids[None], names) for ids in windows]
@@ -108,7 +105,7 @@ class BundleReader:
 
     def _open(self) -> Session:
         if self._session is None:
-            self._session = Session.open_bundle(self.bundle, provider=self._provider, threads=self._threads)
+            self._session = Session.open_bundle(self.bundle, self._settings)
         return self._session
 
 

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from ..runtime.manifest import PLAIN_GRAPH, GraphRecord
 from ..runtime.session import Session
+from ..runtime.settings import DEFAULT_SETTINGS, SessionSettings
 
 _SKIP_NORMS = {"SkipLayerNormalization", "SkipSimplifiedLayerNormalization"}
 _SKIP_NORM_SUM = 3  # the output of a skip-norm that is its sum
@@ -21,15 +23,14 @@ _CONVERSIONS = {"QuantizeLinear", "DequantizeLinear", "Cast", "Identity"}
 
 
 def residual_session(
-    graph: Path, *, provider: str = "auto", target: str = "cpu", threads: int | None = None
+    graph: Path, settings: SessionSettings = DEFAULT_SETTINGS, record: GraphRecord = PLAIN_GRAPH
 ) -> tuple[Session, list[str]]:
     """Open a graph with the residual sums as outputs for `Session.capture`.
 
     Args:
         graph: the ONNX file, its weights beside it.
-        provider: as `Session.open`, and so are the rest.
-        target: see provider.
-        threads: see provider.
+        settings: where it runs.
+        record: what the manifest says of it.
 
     Returns:
         The session, and the name of each block's output, [1, sequence, hidden], layer by layer.
@@ -42,7 +43,7 @@ def residual_session(
             value.type = value.type or outputs[0].type
             outputs.append(value)
     content = ir.to_proto(model).SerializeToString()
-    session = Session.open(content, weights_directory=graph.parent, provider=provider, target=target, threads=threads)
+    session = Session.open(content, settings, record=record, weights_directory=graph.parent)
     return session, [str(value.name) for value in values]
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import re
 import sys
+from contextlib import redirect_stdout
+from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +77,32 @@ def session_options(threads: int | None, weights_directory: Path | None, *, low_
 def one_line(error: Exception) -> str:
     """An error of ONNX Runtime, which may be a page, in one line of 300 characters at most."""
     return " ".join(str(error).split())[:300]
+
+
+@cache
+def preload_libraries() -> None:
+    """Load CUDA's libraries from pip's packages of them (onnxruntime-gpu[cuda,cudnn]), where those are installed.
+
+    ONNX Runtime by itself looks only where the system does; its `preload_dlls` prints what it does not find.
+    """
+    if hasattr(ort, "preload_dlls"):
+        with redirect_stdout(StringIO()):
+            ort.preload_dlls(directory="")
+
+
+def missing_library(runtime_name: str) -> str:
+    """Why a provider that is in the build did not start, by the library that it lacks, and what to do about it."""
+    if runtime_name != "CUDAExecutionProvider":
+        return "it did not start; see onnxgpt doctor"
+    cuda = str(getattr(ort, "cuda_version", "")).partition(".")[0] or "of its own version"
+    remedy = f'install CUDA {cuda} and cuDNN 9, or run `pip install "onnxruntime-gpu[cuda,cudnn]"`'
+    directory = Path(ort.__file__).parent / "capi"
+    for name in ("libonnxruntime_providers_cuda.so", "onnxruntime_providers_cuda.dll"):
+        if (directory / name).is_file():
+            try:
+                ctypes.CDLL(str(directory / name))
+            except OSError as error:
+                library = re.match(r"(\S+): cannot open shared object file", str(error))
+                found = f"{library.group(1)} can't be loaded" if library else "a library that it needs can't be loaded"
+                return f"{found}; {remedy}"
+    return f"its provider did not start; {remedy}, and see onnxgpt doctor"

@@ -22,6 +22,7 @@ from .bundle import TOKENIZER_FILE, Bundle, refuse_existing, seal, staged_output
 from .errors import BundleError
 from .manifest import IMPORTED, MANIFEST_NAME, FileRecord, GraphRecord, Manifest, check_member_name
 from .session import Session
+from .settings import SessionSettings
 
 GENAI_FILE = "genai_config.json"
 GENERATION_FILE = "generation_config.json"
@@ -137,7 +138,7 @@ def import_directory(
             progress("trying the graph", None)
         named = replace(found.manifest, name=Path(out).absolute().name, created_by=f"onnxgpt {__version__}")
         copied = Bundle(directory, named)
-        session = Session.open_bundle(copied, threads=threads)
+        session = Session.open_bundle(copied, SessionSettings(threads=threads))
         manifest = with_graph_facts(copied, session).manifest
         chunked = reads_in_pieces(session, manifest.context_length)
         seal(directory, replace(manifest, graph=replace(manifest.graph, chunked_prefill=chunked)))

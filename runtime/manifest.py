@@ -39,6 +39,9 @@ class GraphRecord:
     outputs: tuple[str, ...] = ()
 
 
+PLAIN_GRAPH = GraphRecord()  # of a graph that no manifest describes
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """`bundle.json`, version 1. Reports are plain data, written by the tools that made them."""

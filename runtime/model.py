@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
@@ -25,6 +25,7 @@ from .results import Completion, Token
 from .row import Row
 from .scoring import CandidateScore, CandidateScorer, Score, check_window, score_in_windows, score_tokens
 from .session import Session
+from .settings import SessionSettings
 from .speculation import NewDrafter, Speculation, drafting_for
 from .stopping import Cancellation, Interruption
 from .streaming import TokenStream
@@ -59,28 +60,53 @@ class Model:
         threads: int | None = None,
         memory_limit: int | str | None = None,
         low_power: bool = False,
+        *,
+        device: int | None = None,
+        provider_options: Mapping[str, object] | None = None,
+        allow_fallback: bool = False,
+        cuda_graph: bool = False,
     ) -> Model:
         """Load the bundle in a directory, or what another exporter wrote there (see `runtime.foreign`).
 
         Args:
             path: the bundle; of another exporter's directory also the graph itself, where it holds several.
-            provider: `cpu`, `cuda`, `dml`, or `auto` for the one that the bundle was exported for.
+            provider: `cpu`, `cuda`, `dml`, or `auto` for the best that is there and can run the bundle.
             threads: threads inside an operator; None: one per physical core, within the process's CPU quota.
             memory_limit: most bytes for weights and caches together (or text such as "500MB"); None: no limit.
             low_power: threads that wait for one another sleep at once instead of spinning: fewer seconds of processor
                 time for each token, and on an idle machine fewer tokens a second.
+            device: the number of a CUDA or DirectML device; None: the first.
+            provider_options: ONNX Runtime's own options of the provider (see `runtime.provider_options`).
+            allow_fallback: run even where a device lacks kernels for many nodes, which the CPU computes then.
+            cuda_graph: record a decode step on a CUDA device once, and replay it.
 
         Raises:
             BundleError: the bundle is missing, damaged or of another version.
-            ProviderError: the provider is not there.
-            MemoryLimitError: the weights alone are over the limit; nothing was loaded.
+            ProviderError: the provider is not there, or would not run the bundle.
+            OptionError: an option of a device without one, or a provider option that is none.
+            MemoryLimitError: the weights alone are over the limit, where nothing was loaded, or over what a device has.
         """
+        settings = SessionSettings(
+            provider=provider,
+            threads=threads,
+            low_power=low_power,
+            device=device,
+            provider_options=provider_options or {},
+            allow_fallback=allow_fallback,
+            cuda_graph=cuda_graph,
+        )
+        return cls.open(path, settings, memory_limit)
+
+    @classmethod
+    def open(
+        cls, path: str | os.PathLike[str], settings: SessionSettings, memory_limit: int | str | None = None
+    ) -> Model:
+        """Load a bundle with settings that are made already. Args and errors as `load`."""
         bundle = open_any(path)
         budget = MemoryBudget(None if memory_limit is None else parse_bytes(memory_limit))
         budget.reserve(bundle.weight_bytes, f"loading the weights of {bundle.manifest.name}")
         tokenizer = Tokenizer(bundle.tokenizer_path)
-        session = Session.open_bundle(bundle, provider=provider, threads=threads, low_power=low_power, budget=budget)
-        return cls(bundle, session, tokenizer)
+        return cls(bundle, Session.open_bundle(bundle, settings, budget), tokenizer)
 
     def generate(
         self,

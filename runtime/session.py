@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 from .bundle import Bundle
 from .cache import UNLIMITED, AnyCache, KVCache, SeparateKVCache
 from .cache_rows import RowsKVCache
-from .engine import one_line, ort, session_options
-from .errors import BundleError
+from .device_memory import DeviceRoom
+from .device_session import DeviceSession
+from .engine import ort, session_options
 from .graph_spec import GraphSpec, read_spec
 from .lanes import ExactLane, Lane, attention_mask, bind_cache, bind_input, bind_output
+from .manifest import PLAIN_GRAPH, GraphRecord
 from .memory import MemoryBudget
-from .providers import choose_provider
+from .opening import ON_THE_CPU, Place, open_graph
+from .providers import UNKNOWN_ORIGIN, Origin
+from .settings import DEFAULT_SETTINGS, SessionSettings
 
 
 class Session:
@@ -29,19 +33,26 @@ class Session:
         spec: GraphSpec,
         *,
         shares_cache_buffer: bool,
-        provider: str,
         budget: MemoryBudget,
+        place: Place = ON_THE_CPU,
+        room: DeviceRoom | None = None,
         context_length: int = UNLIMITED,
         foreign: bool = False,
     ):
         self._session = session
         self.spec = spec
         self.shares_cache_buffer = shares_cache_buffer
-        self.provider = provider
+        self.place = place
+        self.room = room  # for caches on a device; None on the CPU
         self.budget = budget
         self.context_length = context_length
         self._foreign = foreign
         self._lane: type[Lane] = ExactLane if foreign else Lane
+
+    @property
+    def provider(self) -> str:
+        """What it runs on: `cpu`, `cuda` or `dml`."""
+        return self.place.provider
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -60,81 +71,66 @@ class Session:
 
     @classmethod
     def open_bundle(
-        cls,
-        bundle: Bundle,
-        *,
-        provider: str = "auto",
-        threads: int | None = None,
-        low_power: bool = False,
-        budget: MemoryBudget | None = None,
+        cls, bundle: Bundle, settings: SessionSettings = DEFAULT_SETTINGS, budget: MemoryBudget | None = None
     ) -> Session:
         """Load the graph of a bundle, by what its manifest says. Args and errors as `open`."""
-        graph = bundle.manifest.graph
+        manifest = bundle.manifest
         return cls.open(
             bundle.graph_path,
-            provider=provider,
-            target=graph.target,
-            threads=threads,
-            low_power=low_power,
-            shares_cache_buffer=graph.shares_cache_buffer,
+            settings,
+            record=manifest.graph,
+            origin=Origin(manifest.source.get("location") or "SOURCE", (manifest.quantization or {}).get("name")),
             budget=budget,
-            context_length=bundle.manifest.context_length,
-            foreign=graph.foreign,
-            architecture=bundle.manifest.architecture,
+            context_length=manifest.context_length,
+            architecture=manifest.architecture,
         )
 
     @classmethod
     def open(
         cls,
         graph: Path | bytes,
+        settings: SessionSettings = DEFAULT_SETTINGS,
         *,
+        record: GraphRecord = PLAIN_GRAPH,
         weights_directory: Path | None = None,
-        provider: str = "auto",
-        target: str = "cpu",
-        threads: int | None = None,
-        low_power: bool = False,
-        shares_cache_buffer: bool = True,
+        origin: Origin = UNKNOWN_ORIGIN,
         budget: MemoryBudget | None = None,
         context_length: int = UNLIMITED,
-        foreign: bool = False,
         architecture: Mapping[str, Any] | None = None,
     ) -> Session:
         """Load a graph from a file or from memory.
 
         Args:
             graph: the ONNX file (its weights beside it) or its bytes.
+            settings: where it runs and with what of the machine.
+            record: what the manifest says of it: what it was made for, and how it is fed.
             weights_directory: where the weights of a graph given as bytes lie.
-            provider: `cpu`, `cuda`, `dml` or `auto`.
-            target: what the graph was exported for.
-            threads: threads inside an operator; None: see `runtime.threads`.
-            low_power: threads that wait sleep at once, which saves power.
-            shares_cache_buffer: past and present may be one buffer.
+            origin: what the graph was made of, for messages.
             budget: counts the caches' bytes; None: no limit.
             context_length: the most tokens of a sequence: no cache has room for more.
-            foreign: somebody else exported it (see `runtime.foreign`): masks are as long as the rows, and rows are
-                computed one by one unless past and present are one buffer.
             architecture: see `read_spec`.
 
         Raises:
-            ProviderError: the provider is not there.
+            ProviderError: the provider is not there, or would not run the graph.
+            OptionError: a provider option that is none.
             BundleError: the graph can't be loaded or is no GPT with past key values.
+            MemoryLimitError: the weights do not fit on the device.
         """
-        chosen = choose_provider(provider, target, ort.get_available_providers())
-        options = session_options(threads, weights_directory, low_power=low_power)
-        source = str(graph) if isinstance(graph, Path) else graph
-        try:
-            session = ort.InferenceSession(source, options, providers=[chosen.runtime_name])
-        except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
-            where = graph if isinstance(graph, Path) else "the graph"
-            raise BundleError(f"{where} can't be loaded ({one_line(error)}): export the model again") from error
+        session, place = open_graph(graph, record, settings, weights_directory=weights_directory, origin=origin)
+        spec = read_spec(session, architecture)
+        room = None
+        if place.provider != "cpu":
+            room = place.room(spec.layout.bytes_per_token())
+            session = DeviceSession(session, room, one_at_a_time=place.provider == "dml")
         return cls(
             session,
-            read_spec(session, architecture),
-            shares_cache_buffer=shares_cache_buffer,
-            provider=chosen.name,
+            spec,
+            shares_cache_buffer=record.shares_cache_buffer,
             budget=budget or MemoryBudget(),
+            place=place,
+            room=room,
             context_length=context_length,
-            foreign=foreign,
+            foreign=record.foreign,
         )
 
     def new_cache(self, batch: int = 1, capacity: int = 64, limit: int = UNLIMITED) -> AnyCache:

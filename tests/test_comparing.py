@@ -12,14 +12,16 @@ from onnxgpt.comparing import compare, read_text, report_rows
 from onnxgpt.quantize.text_files import EvaluationText
 from onnxgpt.runtime.bundle import Bundle
 from onnxgpt.runtime.errors import BundleNotFoundError, OptionError, SourceNotFoundError
+from onnxgpt.runtime.settings import SessionSettings
 
+ONE_THREAD = SessionSettings(threads=1)
 CHECKPOINT = Path(__file__).parents[1] / "models" / "fairytale" / "checkpoint"
 TEXT = EvaluationText.packaged("evaluation")
 
 
 def test_full_precision_against_pytorch_itself(full_bundle: Bundle) -> None:
     """Two engines that share no code: full precision must lose nothing but digits."""
-    report = compare(str(full_bundle.directory), str(CHECKPOINT), TEXT, window=200, tokens=400, threads=1)
+    report = compare(str(full_bundle.directory), str(CHECKPOINT), TEXT, window=200, tokens=400, settings=ONE_THREAD)
 
     assert report.reference.startswith("checkpoint (torch 2.")
     assert 0 < report.mean_kl < 1e-9
@@ -31,7 +33,9 @@ def test_full_precision_against_pytorch_itself(full_bundle: Bundle) -> None:
 
 
 def test_a_bundle_against_itself_in_rows(full_bundle: Bundle) -> None:
-    report = compare(str(full_bundle.directory), str(full_bundle.directory), TEXT, window=64, tokens=128, threads=1)
+    report = compare(
+        str(full_bundle.directory), str(full_bundle.directory), TEXT, window=64, tokens=128, settings=ONE_THREAD
+    )
 
     assert report.mean_kl < 1e-10
     rows = dict(report_rows(report))
@@ -57,7 +61,7 @@ def test_the_text_comes_from_a_file_from_stdin_or_from_the_package(
 ) -> None:
     path = tmp_path / "story.txt"
     path.write_bytes("Es war einmal ein König.\n".encode())
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes())))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes()), encoding="utf-8"))
 
     assert read_text(None) == TEXT
     assert read_text(str(path)).name == "story.txt"

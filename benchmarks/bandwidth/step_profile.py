@@ -39,7 +39,7 @@ def open_session(bundle: Bundle, threads: int, profile_prefix: str | None = None
         options.profile_file_prefix = profile_prefix
     bare = ort.InferenceSession(str(bundle.graph_path), options, providers=["CPUExecutionProvider"])
     shares = bundle.manifest.graph.shares_cache_buffer
-    return Session(bare, read_spec(bare), shares_cache_buffer=shares, provider="cpu", budget=MemoryBudget())
+    return Session(bare, read_spec(bare), shares_cache_buffer=shares, budget=MemoryBudget())
 
 
 def step_seconds(session: Session, prompt: list[int], steps: int) -> list[float]:

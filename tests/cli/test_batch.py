@@ -141,7 +141,7 @@ def test_a_run_that_was_ended_goes_on_to_the_same_results(name: str, onnxgpt_com
     ends = 0
     for wanted in (5, 20, 31):  # three interruptions
         with subprocess.Popen(
-            [*COMMAND, "generate", "--out", "out.jsonl", *options, "--batch-size", "3"],
+            [*COMMAND, "generate", "--out", "out.jsonl", *options, "--batch-size", "3", "--provider", "cpu"],
             cwd=tmp_path,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -94,7 +94,7 @@ def test_chat_needs_a_template(onnxgpt_command: Run) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_while_streaming_ends_cleanly(tmp_path: Path) -> None:
     # The rest of 500 tokens takes much longer than the signal after the first one.
-    command = [*COMMAND, "generate", PROMPT, "--max-new-tokens", "500", "--seed", "7"]
+    command = [*COMMAND, "generate", PROMPT, "--provider", "cpu", "--max-new-tokens", "500", "--seed", "7"]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -117,7 +117,7 @@ def test_ctrl_c_while_streaming_ends_cleanly(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
-    command = [*COMMAND, "generate", PROMPT, "--max-new-tokens", "400", "--seed", "7"]
+    command = [*COMMAND, "generate", PROMPT, "--provider", "cpu", "--max-new-tokens", "400", "--seed", "7"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -90,8 +90,7 @@ def test_a_bundle_of_an_adapted_model_says_so_and_can_be_proven(
     graph = bundle.manifest.graph
     session = Session.open(
         bundle.graph_path,
-        target=graph.target,
-        shares_cache_buffer=graph.shares_cache_buffer,
+        record=graph,
         context_length=bundle.manifest.context_length,
     )
     with session.new_cache() as cache:

@@ -24,12 +24,14 @@ from onnxgpt.quantize.segmented_reader import SegmentedReader
 from onnxgpt.quantize.text_files import EvaluationText
 from onnxgpt.runtime.bundle import Bundle
 from onnxgpt.runtime.errors import BundleError, OptionError
+from onnxgpt.runtime.settings import SessionSettings
 from onnxgpt.runtime.tokenizer import Tokenizer
 
 from ..export.conftest import LLAMA_LIKE, checkpoint_of, random_gpt
 from .damaged import damaged_fairytale
 
 WINDOW, TOKENS = 192, 768  # more than the 128 positions that are read at once
+ONE_THREAD = SessionSettings(threads=1)
 TEXT = EvaluationText.packaged("evaluation")
 
 
@@ -40,7 +42,7 @@ def ids(fairytale_bundle: Bundle) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def report(fairytale_bundle: Bundle, rounded_bundle: Bundle) -> QualityReport:
-    return measure_quality(rounded_bundle, fairytale_bundle, TEXT, window=WINDOW, tokens=TOKENS, threads=1)
+    return measure_quality(rounded_bundle, fairytale_bundle, TEXT, window=WINDOW, tokens=TOKENS, settings=ONE_THREAD)
 
 
 @torch.no_grad()
@@ -92,7 +94,14 @@ def test_perplexity_is_that_of_transformers_loss(
             count += scored
         perplexities.append(math.exp(total / count))
     found = measure_quality(
-        rounded_bundle, fairytale_bundle, TEXT, window=WINDOW, stride=stride, tokens=TOKENS, layers=False, threads=1
+        rounded_bundle,
+        fairytale_bundle,
+        TEXT,
+        window=WINDOW,
+        stride=stride,
+        tokens=TOKENS,
+        layers=False,
+        settings=ONE_THREAD,
     )
 
     assert found.perplexity == pytest.approx(perplexities[0], rel=1e-5)
@@ -171,7 +180,9 @@ def test_a_model_that_knows_nothing_has_the_vocabulary_s_perplexity(
             weights[:] = 0
 
     empty = damaged_fairytale(fairytale_bundle, tmp_path / "empty", forget)
-    found = measure_quality(empty, fairytale_bundle, TEXT, window=WINDOW, tokens=TOKENS, layers=False, threads=1)
+    found = measure_quality(
+        empty, fairytale_bundle, TEXT, window=WINDOW, tokens=TOKENS, layers=False, settings=ONE_THREAD
+    )
     exact = log_probabilities(fairytale_in_transformers, ids)
     vocabulary = exact.shape[1]
     entropy = float(-(exact.exp() * exact).sum(dim=-1).mean())
@@ -191,7 +202,7 @@ def test_relative_errors_are_averaged_over_rows() -> None:
 
 def test_a_bundle_against_itself_has_lost_nothing(fairytale_bundle: Bundle) -> None:
     """Read by the session that users run, and block by block."""
-    found = measure_quality(fairytale_bundle, fairytale_bundle, TEXT, window=128, tokens=256, threads=1)
+    found = measure_quality(fairytale_bundle, fairytale_bundle, TEXT, window=128, tokens=256, settings=ONE_THREAD)
 
     assert found.perplexity_ratio == pytest.approx(1, abs=1e-6)
     assert 0 <= found.mean_kl < 1e-10
@@ -203,7 +214,7 @@ def test_a_bundle_against_itself_has_lost_nothing(fairytale_bundle: Bundle) -> N
 def test_a_reference_that_is_no_full_precision_is_read_as_users_do(rounded_bundle: Bundle) -> None:
     manifest = dataclasses.replace(rounded_bundle.manifest, quantization={"name": "bfloat16"})
     reference = Bundle(rounded_bundle.directory, manifest)
-    found = measure_quality(rounded_bundle, reference, TEXT, window=192, tokens=384, threads=1)
+    found = measure_quality(rounded_bundle, reference, TEXT, window=192, tokens=384, settings=ONE_THREAD)
 
     assert found.reference == "fairytale (bfloat16)"
     assert found.perplexity_ratio == 1
@@ -215,7 +226,7 @@ def test_a_reference_that_is_no_full_precision_is_read_as_users_do(rounded_bundl
 def test_a_graph_read_block_by_block_gives_its_session_s_logits(fairytale_bundle: Bundle, window: int) -> None:
     ids = TEXT.ids(Tokenizer(fairytale_bundle.tokenizer_path))
     parts = [ids[:window], ids[1000 : 1000 + window + 7]]
-    session, segments = BundleReader(fairytale_bundle, threads=1), SegmentedReader(fairytale_bundle, threads=1)
+    session, segments = BundleReader(fairytale_bundle, ONE_THREAD), SegmentedReader(fairytale_bundle, threads=1)
     expected = [[piece.copy() for piece in pieces] for pieces in session.logits(parts)]
     found = [[piece.copy() for piece in pieces] for pieces in segments.logits(parts)]
 
@@ -229,7 +240,7 @@ def test_a_graph_read_block_by_block_gives_its_session_s_logits(fairytale_bundle
 def test_the_same_bundles_give_the_same_report_and_it_is_plain_data(
     report: QualityReport, fairytale_bundle: Bundle, rounded_bundle: Bundle
 ) -> None:
-    again = measure_quality(rounded_bundle, fairytale_bundle, TEXT, window=WINDOW, tokens=TOKENS, threads=1)
+    again = measure_quality(rounded_bundle, fairytale_bundle, TEXT, window=WINDOW, tokens=TOKENS, settings=ONE_THREAD)
 
     assert json.dumps(again.to_dict()) == json.dumps(report.to_dict())
     assert np.array_equal(again.kl, report.kl)
@@ -240,7 +251,7 @@ def test_the_same_bundles_give_the_same_report_and_it_is_plain_data(
 
 def test_the_window_is_the_context_where_that_is_shorter(tmp_path: Path, fairytale_bundle: Bundle) -> None:
     tiny = export_checkpoint(checkpoint_of(random_gpt(**LLAMA_LIKE)), tmp_path / "tiny")  # a context of 96
-    found = measure_quality(tiny, tiny, TEXT, tokens=300, layers=False, threads=1)
+    found = measure_quality(tiny, tiny, TEXT, tokens=300, layers=False, settings=ONE_THREAD)
 
     assert (found.window, found.tokens) == (96, 288)
     with pytest.raises(OptionError, match="window is 97: the model's context holds 96 tokens"):
@@ -275,7 +286,7 @@ def test_progress_goes_from_nothing_to_all(fairytale_bundle: Bundle) -> None:
         TEXT,
         window=64,
         tokens=256,
-        threads=1,
+        settings=ONE_THREAD,
         progress=lambda message, fraction: seen.append((message, fraction)),
     )
 

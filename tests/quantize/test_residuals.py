@@ -15,6 +15,7 @@ from onnxgpt.graphs.targets import graph_form
 from onnxgpt.quantize.readers import BundleReader
 from onnxgpt.quantize.residuals import find_residuals, residual_session
 from onnxgpt.runtime.bundle import Bundle
+from onnxgpt.runtime.settings import SessionSettings
 from onnxgpt.torch_reader import TorchReader
 
 from ..export.conftest import CONFIGS, checkpoint_of, random_gpt
@@ -37,7 +38,7 @@ def test_the_sums_are_those_of_pytorch(name: str, operators: str, tmp_path: Path
     checkpoint = checkpoint_of(random_gpt(**CONFIGS[name]))
     bundle = export_checkpoint(checkpoint, tmp_path / "bundle", form=graph_form(operators=operators))
     expected = TorchReader(checkpoint).residuals(WINDOWS)
-    found = BundleReader(bundle, threads=1).residuals(WINDOWS)
+    found = BundleReader(bundle, SessionSettings(threads=1)).residuals(WINDOWS)
 
     assert len(found) == 2
     for ours, theirs in zip(found, expected, strict=True):
@@ -52,7 +53,7 @@ def test_integer_products_are_looked_through(tmp_path: Path) -> None:
     quantized = tmp_path / "quantized" / "model.onnx"
     quantized.parent.mkdir()
     quantize_dynamic(bundle.graph_path, quantized)
-    session, names = residual_session(quantized, threads=1)
+    session, names = residual_session(quantized, SessionSettings(threads=1))
     values = session.capture(WINDOWS[0][None], names)
     expected = TorchReader(checkpoint).residuals(WINDOWS[:1])
 
@@ -111,6 +112,6 @@ def test_a_graph_without_residual_sums_has_none() -> None:
 
 
 def test_the_file_is_not_changed(fairytale_bundle: Bundle) -> None:
-    residual_session(fairytale_bundle.graph_path, threads=1)
+    residual_session(fairytale_bundle.graph_path, SessionSettings(threads=1))
 
     fairytale_bundle.verify_hashes()

@@ -13,6 +13,7 @@ from onnxgpt.quantize.calibration import record_inputs
 from onnxgpt.quantize.segments import SegmentedReading
 from onnxgpt.runtime.bundle import Bundle
 from onnxgpt.runtime.session import Session
+from onnxgpt.runtime.settings import SessionSettings
 
 CASES = [
     ("llama", "fused"),
@@ -34,7 +35,7 @@ def session_that_shows(bundle: Bundle, names: list[str]) -> Session:
     """The whole graph, with these values as outputs."""
     model = onnx.load(bundle.graph_path, load_external_data=False)
     model.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
-    return Session.open(model.SerializeToString(), weights_directory=bundle.directory, threads=1)
+    return Session.open(model.SerializeToString(), SessionSettings(threads=1), weights_directory=bundle.directory)
 
 
 @pytest.mark.parametrize(("name", "operators"), CASES)

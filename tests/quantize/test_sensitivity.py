@@ -15,12 +15,13 @@ from onnxgpt.quantize.blocks import BlockFormat, quantize_nearest
 from onnxgpt.quantize.sensitivity import measure_sensitivity
 from onnxgpt.runtime.bundle import Bundle
 from onnxgpt.runtime.session import Session
+from onnxgpt.runtime.settings import SessionSettings
 
 FORM = BlockFormat(4, 32, symmetric=False)
 
 
 def log_probabilities(content: bytes, bundle: Bundle, ids: np.ndarray) -> np.ndarray:
-    session = Session.open(content, weights_directory=bundle.directory, threads=1)
+    session = Session.open(content, SessionSettings(threads=1), weights_directory=bundle.directory)
     logits = session.capture(ids[None], ["logits"])["logits"][0].astype(np.float64)
     return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 

@@ -21,6 +21,7 @@ from onnxgpt.quantize.segments import SegmentedReading
 from onnxgpt.quantize.smoothing import choose_scale
 from onnxgpt.runtime.bundle import Bundle
 from onnxgpt.runtime.session import Session
+from onnxgpt.runtime.settings import SessionSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +92,10 @@ def change_of_logits(bundle: Bundle, windows: list[np.ndarray]) -> float:
     ]
     assert len(moved) >= bundle.manifest.architecture["num_layers"]
     ids = windows[0][None, :40]
-    smoothed = Session.open(graph_with(bundle, changes), weights_directory=bundle.directory, threads=1)
-    original = Session.open(bundle.graph_path.read_bytes(), weights_directory=bundle.directory, threads=1)
+    smoothed = Session.open(graph_with(bundle, changes), SessionSettings(threads=1), weights_directory=bundle.directory)
+    original = Session.open(
+        bundle.graph_path.read_bytes(), SessionSettings(threads=1), weights_directory=bundle.directory
+    )
     found, expected = (session.capture(ids, ["logits"])["logits"] for session in (smoothed, original))
     spread = float(np.std(expected))
     return float(np.abs(found - expected).max()) / max(spread, 1.0)

@@ -7,8 +7,10 @@ import pytest
 
 import onnxgpt
 from onnxgpt.runtime.errors import MemoryLimitError, OptionError
+from onnxgpt.runtime.manifest import GraphRecord
 from onnxgpt.runtime.model import Model
 from onnxgpt.runtime.session import Session
+from onnxgpt.runtime.settings import SessionSettings
 from onnxgpt.runtime.stopping import Cancellation
 
 PROMPTS = ["Once upon a time there was", "'Who is there?' said the wolf. ", "x"]
@@ -35,7 +37,11 @@ def models(request, fairytale, small, full_bundle):
         return fairytale, small
     return tuple(
         Model(
-            model.bundle, Session.open(model.bundle.graph_path, threads=2, shares_cache_buffer=False), model.tokenizer
+            model.bundle,
+            Session.open(
+                model.bundle.graph_path, SessionSettings(threads=2), record=GraphRecord(shares_cache_buffer=False)
+            ),
+            model.tokenizer,
         )
         for model in (fairytale, small)
     )

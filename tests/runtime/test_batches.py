@@ -8,8 +8,10 @@ import pytest
 import onnxgpt
 from onnxgpt.runtime.bundle import Bundle
 from onnxgpt.runtime.errors import MemoryLimitError
+from onnxgpt.runtime.manifest import GraphRecord
 from onnxgpt.runtime.model import Model
 from onnxgpt.runtime.session import Session
+from onnxgpt.runtime.settings import SessionSettings
 
 PROMPTS = [
     "Once upon a time there was a",
@@ -36,7 +38,9 @@ def model(request, full_bundle, tmp_path_factory):
         return onnxgpt.load(export_bundle(source, out, operators="standard").directory, threads=2)
     loaded = onnxgpt.load(full_bundle.directory, threads=2)
     if request.param == "separate past and present":
-        session = Session.open(full_bundle.graph_path, threads=2, shares_cache_buffer=False)
+        session = Session.open(
+            full_bundle.graph_path, SessionSettings(threads=2), record=GraphRecord(shares_cache_buffer=False)
+        )
         return Model(full_bundle, session, loaded.tokenizer)
     return loaded
 

@@ -11,7 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxgpt.runtime.cache import CacheLayout
 from onnxgpt.runtime.errors import BundleError
+from onnxgpt.runtime.manifest import GraphRecord
 from onnxgpt.runtime.session import Session
+from onnxgpt.runtime.settings import SessionSettings
 
 HEADS, KV_HEADS, SIZE, VOCABULARY, CONTEXT = 4, 2, 16, 23, 96
 GROUP = HEADS // KV_HEADS
@@ -119,7 +121,7 @@ def bits(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(scope="module")
 def session(bits: int) -> Session:
-    return Session.open(graph_with_cache(bits), threads=1)
+    return Session.open(graph_with_cache(bits), SessionSettings(threads=1))
 
 
 def test_the_layout_is_the_graphs(session, bits):
@@ -133,7 +135,9 @@ def test_the_layout_is_the_graphs(session, bits):
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_chunks_and_single_steps_across_a_growth_agree_with_numpy(bits, shared):
-    session = Session.open(graph_with_cache(bits), threads=1, shares_cache_buffer=shared)
+    session = Session.open(
+        graph_with_cache(bits), SessionSettings(threads=1), record=GraphRecord(shares_cache_buffer=shared)
+    )
     expected = expected_logits(IDS, bits)
     with session.new_cache(capacity=1, limit=CONTEXT) as cache:
         found = [session.step(IDS[None, :20], cache, keep=0)[0], session.step(IDS[None, 20:50], cache, keep=0)[0]]

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import onnxgpt
-from onnxgpt.runtime.errors import MemoryLimitError, OptionError, PromptError, ProviderError
+from onnxgpt.runtime.errors import MemoryLimitError, OptionError, PromptError
 
 CHECKPOINT = Path(__file__).parents[2] / "models" / "fairytale" / "checkpoint"
 PROMPT = "Once upon a time there was a"
@@ -208,18 +208,6 @@ def test_memory_limits_are_kept_before_anything_is_allocated():
         model.generate(PROMPT, seed=1)
     ids = model.tokenizer.encode(PROMPT)
     assert model.generate(ids, seed=1, max_length=100)[0].completion_tokens == 100 - len(ids)
-
-
-def test_providers():
-    with pytest.raises(ProviderError, match="unknown provider 'tpu'"):
-        onnxgpt.load("fairytale", provider="tpu")
-    with pytest.raises(ProviderError, match=r"install onnxgpt\[cuda\]"):
-        onnxgpt.load("fairytale", provider="cuda")
-    with pytest.raises(ProviderError, match=r"install onnxgpt\[directml\]"):
-        onnxgpt.load("fairytale", provider="dml")
-    with pytest.raises(ProviderError, match="threads is 0"):
-        onnxgpt.load("fairytale", threads=0)
-    assert onnxgpt.load("fairytale", provider="cpu").session.provider == "cpu"
 
 
 MEASURE_CANCELLING = """

@@ -6,9 +6,11 @@ import pytest
 import onnxgpt
 from onnxgpt.runtime.drafting import HitRates, worthwhile_count
 from onnxgpt.runtime.errors import OptionError
+from onnxgpt.runtime.manifest import GraphRecord
 from onnxgpt.runtime.model import Model
 from onnxgpt.runtime.prompt_lookup import continuation
 from onnxgpt.runtime.session import Session
+from onnxgpt.runtime.settings import SessionSettings
 from onnxgpt.runtime.stopping import Cancellation
 
 REPETITIVE = "'Who is there?' said the wolf. " * 12
@@ -21,7 +23,9 @@ def model(request, fairytale, full_bundle):
     """The fairy-tale model with each kind of cache."""
     if request.param == "shared buffer":
         return fairytale
-    session = Session.open(full_bundle.graph_path, threads=2, shares_cache_buffer=False)
+    session = Session.open(
+        full_bundle.graph_path, SessionSettings(threads=2), record=GraphRecord(shares_cache_buffer=False)
+    )
     return Model(full_bundle, session, fairytale.tokenizer)
 
 

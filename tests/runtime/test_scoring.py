@@ -9,9 +9,11 @@ from transformers import AutoModelForCausalLM
 
 import onnxgpt
 from onnxgpt.runtime.errors import OptionError, PromptError
+from onnxgpt.runtime.manifest import GraphRecord
 from onnxgpt.runtime.model import Model
 from onnxgpt.runtime.scoring import CandidateScorer
 from onnxgpt.runtime.session import Session
+from onnxgpt.runtime.settings import SessionSettings
 
 CHECKPOINT = Path(__file__).parents[2] / "models" / "fairytale" / "checkpoint"
 PROMPT = "Once upon a time there was a king who had a"
@@ -24,7 +26,11 @@ def model(request, fairytale):
     if request.param == "shared buffer":
         return fairytale
     bundle = fairytale.bundle
-    return Model(bundle, Session.open(bundle.graph_path, threads=2, shares_cache_buffer=False), fairytale.tokenizer)
+    return Model(
+        bundle,
+        Session.open(bundle.graph_path, SessionSettings(threads=2), record=GraphRecord(shares_cache_buffer=False)),
+        fairytale.tokenizer,
+    )
 
 
 def counted(model, monkeypatch):
