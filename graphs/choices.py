@@ -30,8 +30,8 @@ def add_choices(model: ir.Model) -> bool:
     wherever its kernel of many blocks runs (up to 256 of a last axis, in batches that fit on the device at once); its
     older kernel, one block to a row, leaves it open.
 
-    There is no ArgMax, since CUDA has none from opset 12 on, and no ReduceLogSumExp, which goes through cuDNN twice:
-    the greatest logit is known already, so powers and their sum are left to do.
+    There is no ArgMax, since the first of TopK's is the same, and no ReduceLogSumExp: the greatest logit is known
+    already, so that powers and their sum are left to do.
     """
     graph = model.graph
     logits = next((value for value in graph.outputs if value.name == "logits"), None)

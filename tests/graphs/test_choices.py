@@ -9,6 +9,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxgpt.graphs.choices import add_choices, drop_choices, graph_has_choices
+from onnxgpt.graphs.kernel_check import place_nodes
+from onnxgpt.graphs.kernel_table import kernel_table
 
 NAMES = ["greedy_ids", "top_ids", "top_logits", "log_normalizer"]
 TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
@@ -71,3 +73,15 @@ def test_they_are_put_in_once_and_taken_out_whole() -> None:
     assert not drop_choices(model)
 
     assert ir.to_proto(model).SerializeToString() == before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_cuda_has_kernels_for_every_node(dtype: str) -> None:
+    model = graph_of_logits(50257, dtype)
+    add_choices(model)
+    table = kernel_table("cuda")
+    assert table is not None
+    placed = place_nodes(model, table, advice="")
+
+    assert len(placed.device) == len(list(model.graph))
+    assert not placed.host
