@@ -253,7 +253,7 @@ def test_a_full_disk_leaves_what_was_done(onnxgpt_command: Run, tmp_path: Path) 
     write_lines(tmp_path / "in.jsonl", [{"prompt": prompt} for prompt in PROMPTS])
     command = ["generate", "--batch", "in.jsonl", "--out", "out.jsonl", "--seed", "3", "--max-new-tokens", "20"]
     done = subprocess.run(
-        [*COMMAND, *command],
+        [*COMMAND, *command, "--provider", "cpu"],
         cwd=tmp_path,
         capture_output=True,
         encoding="utf-8",
