@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from ._version import __version__
+from .cli_doctor import doctor
 from .cli_generation import GenerationCommand, batch_options, generation_options, given_options
 from .cli_making import export, import_bundle, models, pull, quantize, verify
 from .cli_options import (
@@ -506,3 +507,6 @@ def bench(
         print_json(asdict(result) | {"threads": settings.threads})
     else:
         print_table(result.rows())
+
+
+onnxgpt.add_command(doctor)

@@ -1,0 +1,49 @@
+"""ONNX Runtime as it is imported here: whether it can be, what providers it has, and whether its telemetry is off."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from .findings import Finding
+
+IMPORT, TELEMETRY = "import", "telemetry"
+_SWITCH = "ORT_DISABLE_TELEMETRY"
+
+
+def telemetry_finding() -> Finding:
+    """Whether ONNX Runtime's telemetry is off. To be asked before it is imported: importing it here switches it off.
+
+    Only the environment at the moment of its import counts.
+    """
+    imported = "onnxruntime" in sys.modules
+    ours = f"{__package__.rpartition('.')[0]}.runtime.engine" in sys.modules
+    facts = {"switch": os.environ.get(_SWITCH), "imported_before": imported and not ours}
+    if imported and not ours and os.environ.get(_SWITCH) != "1":
+        found = (
+            "onnxruntime was imported before onnxgpt with its telemetry on: it looks up and contacts its maker's host"
+        )
+        advice = "set the switch before the program starts, or import onnxgpt.runtime.engine before onnxruntime"
+        return Finding(TELEMETRY, "note", found, advice, (f"export {_SWITCH}=1",), facts)
+    return Finding(TELEMETRY, "ok", f"off: {_SWITCH}=1 is set before onnxruntime is imported", facts=facts)
+
+
+def import_finding() -> tuple[Finding, Any]:
+    """Import ONNX Runtime; what came of it, and the module or None."""
+    from ..runtime.errors import ProviderError
+
+    try:
+        from ..runtime.engine import ort
+
+        available = list(ort.get_available_providers())
+    except (ProviderError, AttributeError, OSError) as error:  # AttributeError: an empty shell of a removed build
+        found = f"onnxruntime can't be used ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        advice = "see what is said of its installation; where nothing is, install it anew"
+        return Finding(IMPORT, "fault", found, advice, ('pip install --force-reinstall "onnxgpt[cpu]"',)), None
+    except Exception as error:  # a build for another numpy or another system fails in ways of its own
+        found = f"onnxruntime can't be imported ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        return Finding(IMPORT, "fault", found, "install it anew", ('pip install --upgrade "onnxgpt[cpu]"',)), None
+    facts = {"version": ort.__version__, "file": ort.__file__, "providers": available}
+    shown = ", ".join(name.removesuffix("ExecutionProvider") for name in available)
+    return Finding(IMPORT, "ok", f"onnxruntime {ort.__version__} with the providers {shown}", facts=facts), ort
