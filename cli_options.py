@@ -47,7 +47,7 @@ def session_options(command: Decorated) -> Decorated:
             metavar="N",
             help="Threads; otherwise the physical cores within the CPU quota.",
         ),
-        click.option("--low-power", is_flag=True, help="Let threads that wait sleep instead of spinning."),
+        click.option("--low-power", is_flag=True, help="Half as many threads, and no spinning of those that wait."),
         click.option("--cuda-graph", is_flag=True, help="Record a decode step on a CUDA device, and replay it."),
     )
     limit = click.option(

@@ -36,7 +36,7 @@ def load(
         provider: "cpu", "cuda", "dml", or "auto": the best that is installed, has a device and can run the bundle.
         threads: threads within one operator; None: one per physical core, within the process's CPU quota.
         memory_limit: bytes that weights and cache may take together, or text such as "500MB"; None: no limit.
-        low_power: threads that wait sleep at once instead of spinning.
+        low_power: half as many threads unless a number is given, and those that wait sleep instead of spinning.
         device: the number of a CUDA or DirectML device; None: the first.
         provider_options: ONNX Runtime's own options of the provider, such as {"gpu_mem_limit": "4GiB"}.
         allow_fallback: run even where a device lacks kernels for many nodes, which the CPU computes then.

@@ -50,10 +50,11 @@ def session_options(threads: int | None, weights_directory: Path | None, *, low_
     """Options for an `InferenceSession`.
 
     Args:
-        threads: threads inside an operator; None: one per physical core, within the process's CPU quota.
+        threads: threads inside an operator; None: one per physical core, within the process's CPU quota, and half of
+            them to save power.
         weights_directory: where the weights of a graph given as bytes lie.
-        low_power: threads that wait sleep at once. Otherwise they spin for a while, in which a core does nothing at
-            full power.
+        low_power: fewer threads, and those that wait sleep at once. Otherwise they spin for a while, in which a core
+            does nothing at full power.
 
     Raises:
         ProviderError: less than one thread.
@@ -65,7 +66,7 @@ def session_options(threads: int | None, weights_directory: Path | None, *, low_
         raise ProviderError(f"threads is {threads}: expected 1 or more")
     # Named even where ONNX Runtime would count the same: left to itself it also pins each thread to a core, where two
     # processes would share the first cores while others are idle.
-    options.intra_op_num_threads = threads or default_threads()
+    options.intra_op_num_threads = threads or default_threads(low_power=low_power)
     if low_power:
         for pool in ("intra_op", "inter_op"):
             options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")

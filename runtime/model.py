@@ -73,8 +73,8 @@ class Model:
             provider: `cpu`, `cuda`, `dml`, or `auto` for the best that is there and can run the bundle.
             threads: threads inside an operator; None: one per physical core, within the process's CPU quota.
             memory_limit: most bytes for weights and caches together (or text such as "500MB"); None: no limit.
-            low_power: threads that wait for one another sleep at once instead of spinning: fewer seconds of processor
-                time for each token, and on an idle machine fewer tokens a second.
+            low_power: half as many threads unless `threads` says how many, and those that wait for one another sleep at
+                once instead of spinning: less processor time for each token, and fewer tokens a second.
             device: the number of a CUDA or DirectML device; None: the first.
             provider_options: ONNX Runtime's own options of the provider (see `runtime.provider_options`).
             allow_fallback: run even where a device lacks kernels for many nodes, which the CPU computes then.

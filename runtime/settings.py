@@ -22,7 +22,7 @@ class SessionSettings:
         provider_options: ONNX Runtime's own options of the provider, see `runtime.provider_options`.
         device: the device's number, for `cuda` and `dml`; None: the first.
         threads: threads inside an operator; None: one per physical core, within the process's CPU quota.
-        low_power: threads that wait sleep at once instead of spinning.
+        low_power: half as many threads unless a number is given, and those that wait sleep at once instead of spinning.
         allow_fallback: nodes that a device has no kernels for may run on the CPU, however many they are.
         cuda_graph: record a decode step once and replay it, for `cuda`.
 

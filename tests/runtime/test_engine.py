@@ -24,6 +24,8 @@ def spins(options: Any, pool: str) -> bool:
 def test_without_a_number_threads_are_those_worth_having() -> None:
     assert engine.session_options(None, None).intra_op_num_threads == default_threads()
     assert engine.session_options(3, None).intra_op_num_threads == 3
+    assert engine.session_options(None, None, low_power=True).intra_op_num_threads == max(1, default_threads() // 2)
+    assert engine.session_options(3, None, low_power=True).intra_op_num_threads == 3
 
 
 def test_no_threads_at_all_are_refused() -> None:

@@ -65,8 +65,9 @@ def test_where_the_system_tells_nothing_processors_count(tmp_path: Path) -> None
     [
         ("max 100000", None, 4),
         ("200000 100000", 2.0, 2),
-        ("150000 100000", 1.5, 1),
-        ("350000 100000", 3.5, 3),
+        ("149000 100000", 1.49, 1),
+        ("150000 100000", 1.5, 2),
+        ("340000 100000", 3.4, 3),
         ("20000 100000", 0.2, 1),
         ("1600000 100000", 16.0, 4),
         ("nonsense", None, 4),
@@ -81,6 +82,13 @@ def test_a_quota_bounds_threads(tmp_path: Path, cpu_max: str, quota: float | Non
     found = limits(tmp_path, 4)
 
     assert (found.quota, found.threads) == (quota, threads)
+
+
+@pytest.mark.parametrize(
+    ("cores", "quota", "threads"), [(1, None, 1), (2, None, 1), (8, None, 4), (8, 3.0, 1), (5, None, 2)]
+)
+def test_half_of_the_threads_save_power(cores: int, quota: float | None, threads: int) -> None:
+    assert CpuLimits(processors=16, cores=cores, quota=quota).thrifty_threads == threads
 
 
 @linux
