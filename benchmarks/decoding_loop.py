@@ -35,10 +35,10 @@ class TimedSession:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
-    def run_with_iobinding(self, binding: Any) -> None:
+    def run_with_iobinding(self, binding: Any, *options: Any) -> None:
         """Run, and note the seconds."""
         started = time.perf_counter()
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding, *options)
         self.seconds = time.perf_counter() - started
 
 
@@ -78,8 +78,8 @@ def bare_loop(session: Any, spec: GraphSpec, prompt: list[int], new_tokens: int)
 def measure(bundle: str, prompt_tokens: int, new_tokens: int, rounds: int, threads: int | None) -> dict[str, Any]:
     """Medians in microseconds, and the shares that follow from them."""
     model = onnxgpt.load(bundle, threads=threads)
-    timed = TimedSession(model.session._session)
-    model.session._session = timed
+    timed = TimedSession(model.session.runs.session)
+    model.session.runs.session = timed
     prompt = [index * 7919 % model.session.spec.vocab_size for index in range(prompt_tokens)]
     cases: dict[str, Callable[[], Iterator[Any]]] = {
         "bare loop": lambda: bare_loop(timed, model.session.spec, prompt, new_tokens),

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .cache_base import Cache
+from .cache_layout import CacheLayout
 from .memory import MemoryBudget
-
-if TYPE_CHECKING:
-    from .cache import CacheLayout
 
 
 @dataclass
@@ -23,8 +22,11 @@ class _Held:
     values: list[Any] = field(default_factory=list)  # as the session holds them, in the order of the graph's inputs
 
 
-class RowsKVCache:
-    """A cache for graphs of others whose present is a new tensor, and that say nothing of rows of unequal length.
+class RowsKVCache(Cache):
+    """A cache for graphs whose present is a new tensor, row by row.
+
+    Those are graphs of others, that say nothing of rows of unequal length, and graphs on a device, where rows are not
+    put together and taken apart.
 
     Each row has keys and values [1, kv_heads, length, head_size] of its own. `lengths` int64 [batch] tells how much
     of them counts; what is too much is cut off when the row is stepped.
@@ -33,30 +35,15 @@ class RowsKVCache:
     shares_buffer = False
 
     def __init__(self, layout: CacheLayout, batch: int, limit: int, budget: MemoryBudget):
-        self.layout = layout
-        self.batch = batch
-        self.limit = limit
-        self.lengths: NDArray[np.int64] = np.zeros(batch, np.int64)
+        super().__init__(layout, batch, limit, budget)
         self._rows = [_Held() for _ in range(batch)]
-        self._budget = budget
-        self._reserved = 0
         self._owned = True
 
-    @property
-    def length(self) -> int:
-        """Tokens of the longest row."""
-        return int(self.lengths.max(initial=0))
-
     def ensure(self, length: int) -> None:
-        """Reserve the bytes of a present of `length` tokens beside its past, for each row.
-
-        Raises:
-            MemoryLimitError: the budget does not allow it.
-        """
-        needed = self.layout.bytes_per_token() * self.batch * (2 * length)
-        if self._owned and needed > self._reserved:
-            self._budget.reserve(needed - self._reserved, f"a key/value cache of {length} tokens, twice")
-            self._reserved = needed
+        """As `Cache.ensure`: reserve the bytes of a present of `length` tokens beside its past, for each row."""
+        if self._owned:
+            needed = self.layout.bytes_per_token() * self.batch * (2 * length)
+            self._reserve(needed, f"a key/value cache of {length} tokens, twice")
 
     # What the session asks
 
@@ -82,56 +69,48 @@ class RowsKVCache:
     # What those who generate ask
 
     def clear(self) -> None:
-        """Leave no row, to `add_row` them one by one."""
+        """As `Cache.clear`."""
         self.batch, self.lengths, self._rows = 0, np.zeros(0, np.int64), []
 
     def add_row(self) -> int:
-        """A new row behind the others, empty; its index."""
+        """As `Cache.add_row`."""
         self._rows.append(_Held())
         self.lengths = np.append(self.lengths, 0)
         self.batch += 1
         return self.batch - 1
 
     def drop_row(self, index: int) -> None:
-        """Remove a row. The last row takes its place."""
+        """As `Cache.drop_row`."""
         self._rows[index], self.lengths[index] = self._rows[-1], self.lengths[-1]
         self._rows.pop()
         self.lengths = self.lengths[:-1].copy()
         self.batch -= 1
 
     def copy_row(self, source: int, target: int, length: int) -> None:
-        """Make a row hold the first `length` tokens of another one, and nothing else."""
+        """As `Cache.copy_row`; nothing is copied."""
         held = self._rows[source]
         self._rows[target].length, self._rows[target].values = held.length, held.values
         self.lengths[target] = length
 
     def row(self, index: int) -> RowsKVCache:
-        """A view of one row as a batch of 1: what a step adds to it is in this cache too."""
+        """As `Cache.row`."""
         view = RowsKVCache(self.layout, 1, self.limit, self._budget)
         view.lengths, view._rows = self.lengths[index : index + 1], [self._rows[index]]
         view._owned = False
         return view
 
     def truncate(self, length: int) -> None:
-        """Forget the tokens of every row from position `length` on."""
+        """As `Cache.truncate`."""
         np.minimum(self.lengths, length, out=self.lengths)
 
     def reorder(self, parents: Sequence[int]) -> list[int]:
-        """Give each of the `parents` (rows) a child with its tokens, in the order of the parents; nothing is copied.
-
-        Returns:
-            Of each child its row.
-        """
+        """As `Cache.reorder`, in the order of the parents; nothing is copied."""
         self._rows = [_Held(self._rows[parent].length, self._rows[parent].values) for parent in parents]
         self.lengths[:] = self.lengths[list(parents)]
         return list(range(len(parents)))
 
     def copy(self) -> RowsKVCache:
-        """An independent cache with the same content.
-
-        Raises:
-            MemoryLimitError: the budget does not allow it.
-        """
+        """As `Cache.copy`."""
         twin = RowsKVCache(self.layout, self.batch, self.limit, self._budget)
         twin.ensure(self.length)
         twin._rows = [_Held(held.length, held.values) for held in self._rows]
@@ -139,13 +118,6 @@ class RowsKVCache:
         return twin
 
     def close(self) -> None:
-        """Free the arrays and give their bytes back to the budget. May be called twice. A view leaves them there."""
-        self._budget.release(self._reserved)
-        self._reserved = 0
+        """As `Cache.close`. A view leaves the memory where it is."""
+        super().close()
         self._rows = []
-
-    def __enter__(self) -> RowsKVCache:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -10,18 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle
-from .cache import UNLIMITED, AnyCache, KVCache, SeparateKVCache
-from .cache_rows import RowsKVCache
+from .cache import UNLIMITED, AnyCache
+from .choices import Choices
 from .device_memory import DeviceRoom
 from .device_session import DeviceSession
+from .device_store import DeviceStore
 from .engine import ort, session_options
 from .graph_spec import GraphSpec, read_spec
-from .lanes import ExactLane, Lane, attention_mask, bind_cache, bind_input, bind_output
+from .lanes import Graph, Outcome, told_inputs
 from .manifest import PLAIN_GRAPH, GraphRecord
 from .memory import MemoryBudget
 from .opening import ON_THE_CPU, Place, open_graph
 from .providers import UNKNOWN_ORIGIN, Origin
+from .recording import Runs
 from .settings import DEFAULT_SETTINGS, SessionSettings
+from .stepping import new_steps
 
 
 class Session:
@@ -36,6 +39,7 @@ class Session:
         budget: MemoryBudget,
         place: Place = ON_THE_CPU,
         room: DeviceRoom | None = None,
+        store: DeviceStore | None = None,
         context_length: int = UNLIMITED,
         foreign: bool = False,
     ):
@@ -46,8 +50,9 @@ class Session:
         self.room = room  # for caches on a device; None on the CPU
         self.budget = budget
         self.context_length = context_length
-        self._foreign = foreign
-        self._lane: type[Lane] = ExactLane if foreign else Lane
+        self.runs = Runs(session, turn=None if store is None else store.turn, records=place.cuda_graph)
+        graph = Graph(self.runs, spec, store)
+        self._steps = new_steps(graph, shares_cache_buffer=shares_cache_buffer, foreign=foreign)
 
     @property
     def provider(self) -> str:
@@ -67,7 +72,7 @@ class Session:
     @property
     def steps_rows_together(self) -> bool:
         """Whether rows of unequal length are computed at once. Otherwise one by one, and a batch saves no time."""
-        return self.shares_cache_buffer or not self._foreign
+        return self._steps.steps_rows_together
 
     @classmethod
     def open_bundle(
@@ -118,10 +123,18 @@ class Session:
         """
         session, place = open_graph(graph, record, settings, weights_directory=weights_directory, origin=origin)
         spec = read_spec(session, architecture)
-        room = None
+        room, store = None, None
         if place.provider != "cpu":
             room = place.room(spec.layout.bytes_per_token())
             session = DeviceSession(session, room, one_at_a_time=place.provider == "dml")
+            store = DeviceStore(
+                session,
+                spec.layout,
+                device=place.provider,
+                index=place.device,
+                is_addressable=place.provider != "dml",
+                room=room,
+            )
         return cls(
             session,
             spec,
@@ -129,6 +142,7 @@ class Session:
             budget=budget or MemoryBudget(),
             place=place,
             room=room,
+            store=store,
             context_length=context_length,
             foreign=record.foreign,
         )
@@ -137,14 +151,9 @@ class Session:
         """An empty cache for `batch` rows, with room for `capacity` tokens, growing to at most `limit` or the context.
 
         Raises:
-            MemoryLimitError: the budget does not allow it.
+            MemoryLimitError: the budget, or the device's memory, does not allow it.
         """
-        limit = min(limit, self.context_length)
-        if self.shares_cache_buffer:
-            return KVCache(self.spec.layout, batch, min(capacity, limit), limit, self.budget)
-        if self._foreign:
-            return RowsKVCache(self.spec.layout, batch, limit, self.budget)
-        return SeparateKVCache(self.spec.layout, batch, limit, self.budget)
+        return self._steps.new_cache(batch, capacity, min(limit, self.context_length), self.budget)
 
     def step(self, ids: NDArray[np.int64], cache: AnyCache, keep: int = 1) -> NDArray[Any]:
         """Run new tokens on top of what the cache holds, and add them to it.
@@ -158,22 +167,33 @@ class Session:
         Returns:
             Logits [batch, kept, vocabulary]. Single steps return the same buffer every time: copy it to keep it.
         """
+        logits = self._step(ids, cache, keep).logits()
+        return logits if keep == 0 or logits.shape[1] <= keep else logits[:, -keep:]
+
+    def step_choices(self, ids: NDArray[np.int64], cache: AnyCache) -> Choices:
+        """As `step`, for a graph that looks for the likeliest tokens itself: those, and the logits stay where they are.
+
+        Returns:
+            The likeliest tokens behind each row's last new one. Single steps return the same buffers every time.
+        """
+        if not self.spec.choices:
+            raise ValueError("the graph gives out no choices: expected `spec.choices` of more than 0; use step")
+        return self._step(ids, cache, 1).choices()
+
+    def last_logits(self, cache: AnyCache) -> NDArray[np.float32]:
+        """Logits [batch, vocabulary] at the end of a cache's last step, of which only choices were looked at so far."""
+        outcome: Outcome = cache.outcome
+        return outcome.logits()[:, -1].astype(np.float32, copy=False)
+
+    def _step(self, ids: NDArray[np.int64], cache: AnyCache, keep: int) -> Outcome:
         batch, sequence = ids.shape
         if batch != cache.batch:
             raise ValueError(f"ids have {batch} rows and the cache {cache.batch}: expected the same")
         if batch > 1 and sequence > 1 and cache.lengths.any():
             raise ValueError("several new tokens on top of a past are for batch 1: step one token, or use cache.row(i)")
-        total = cache.length + sequence
-        cache.ensure(total)
-        if isinstance(cache, SeparateKVCache):
-            logits = self._run_separate(ids, cache, keep, total)
-        elif isinstance(cache, RowsKVCache):
-            logits = self._run_rows(ids, cache, keep)
-        else:
-            one = sequence == 1
-            logits = self._run_lane(ids, cache) if one else self._run_shared(ids, cache, keep, total)
-            cache.advance(sequence)
-        return logits if keep == 0 or logits.shape[1] <= keep else logits[:, -keep:]
+        cache.ensure(cache.length + sequence)
+        cache.outcome = outcome = self._steps.step(ids, cache, keep)
+        return outcome
 
     def capture(self, ids: NDArray[np.int64], names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Outputs of the graph, whatever it has beyond logits and cache, for a prompt from its first token on.
@@ -186,71 +206,8 @@ class Session:
         pasts = (np.zeros((1, heads, 0, size), layout.dtype) for heads, size in layout.layers for _ in range(2))
         feeds: dict[str, NDArray[Any]] = dict(zip(self.spec.past_names, pasts, strict=True))
         feeds["input_ids"] = ids
-        feeds |= self._told(np.ones_like(ids), np.zeros(1, np.int64), ids.shape[1])
+        feeds |= told_inputs(self.spec, np.ones_like(ids), np.zeros(1, np.int64), ids.shape[1])
         return dict(zip(names, self._session.run(list(names), feeds), strict=True))
-
-    def _run_lane(self, ids: NDArray[np.int64], cache: KVCache) -> NDArray[Any]:
-        lane: Lane = cache.lane or self._lane(self._session, self.spec, cache)
-        cache.lane = lane
-        return lane.run(ids, cache.lengths)
-
-    def _run_shared(self, ids: NDArray[np.int64], cache: KVCache, keep: int, total: int) -> NDArray[Any]:
-        kept = ids.shape[1] if keep == 0 or not self.spec.has_logits_to_keep else min(keep, ids.shape[1])
-        binding = self._session.io_binding()
-        held = bind_cache(binding, self.spec, cache)
-        logits = np.empty((cache.batch, kept, self.spec.vocab_size), self.spec.logits_dtype)
-        held += [
-            bind_input(binding, "input_ids", np.ascontiguousarray(ids)),
-            bind_output(binding, "logits", logits),
-        ]
-        told = self._told(attention_mask(cache.lengths + ids.shape[1], total), cache.lengths, ids.shape[1])
-        if self.spec.has_logits_to_keep:
-            told[self.spec.keep_name] = np.full(self.spec.keep_shape, kept, np.int64)
-        held += [bind_input(binding, name, value) for name, value in told.items()]
-        self._session.run_with_iobinding(binding)
-        return logits
-
-    def _run_separate(self, ids: NDArray[np.int64], cache: SeparateKVCache, keep: int, total: int) -> NDArray[Any]:
-        feeds: dict[str, NDArray[Any]] = dict(zip(self.spec.past_names, cache.values, strict=True))
-        feeds["input_ids"] = np.ascontiguousarray(ids)
-        feeds |= self._told(attention_mask(cache.lengths + ids.shape[1], total), cache.lengths, ids.shape[1])
-        if self.spec.has_logits_to_keep:
-            feeds[self.spec.keep_name] = np.full(self.spec.keep_shape, keep, np.int64)
-        values = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in feeds.items()}
-        results = self._session.run_with_ort_values(["logits", *self.spec.present_names], values)
-        cache.advance(ids.shape[1], [result.numpy() for result in results[1:]])
-        logits: NDArray[Any] = results[0].numpy()
-        return logits
-
-    def _run_rows(self, ids: NDArray[np.int64], cache: RowsKVCache, keep: int) -> NDArray[Any]:
-        """Row by row, each as if it were alone."""
-        logits = [self._run_row(ids[row : row + 1], cache, row, keep) for row in range(cache.batch)]
-        return logits[0] if len(logits) == 1 else np.concatenate(logits)
-
-    def _run_row(self, ids: NDArray[np.int64], cache: RowsKVCache, row: int, keep: int) -> NDArray[Any]:
-        sequence, length = ids.shape[1], cache.lengths[row : row + 1]
-        pasts = cache.pasts(row) or [ort.OrtValue.ortvalue_from_numpy(past) for past in cache.empty_pasts()]
-        if cache.held(row) != length[0]:
-            pasts = [_cut(past, int(length[0])) for past in pasts]
-        feeds = {"input_ids": np.ascontiguousarray(ids)}
-        feeds |= self._told(np.ones((1, int(length[0]) + sequence), np.int64), length, sequence)
-        if self.spec.has_logits_to_keep:
-            feeds[self.spec.keep_name] = np.full(self.spec.keep_shape, keep, np.int64)
-        values = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in feeds.items()}
-        values |= zip(self.spec.past_names, pasts, strict=True)
-        results = self._session.run_with_ort_values(["logits", *self.spec.present_names], values)
-        cache.advance_row(row, sequence, results[1:])
-        logits: NDArray[Any] = results[0].numpy()
-        return logits if keep == 0 else logits[:, -keep:]
-
-    def _told(self, mask: NDArray[np.int64], lengths: NDArray[np.int64], sequence: int) -> dict[str, NDArray[Any]]:
-        """The mask, and what a foreign graph wants to be told beside it: positions, and whether there is a past."""
-        told: dict[str, NDArray[Any]] = {"attention_mask": mask}
-        if self.spec.has_position_ids:
-            told["position_ids"] = lengths[:, None] + np.arange(sequence)
-        if self.spec.has_cache_branch:
-            told["use_cache_branch"] = np.array([bool(lengths.any())])
-        return told
 
 
 class PlainGraph:
@@ -266,8 +223,3 @@ class PlainGraph:
     def run(self, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The named outputs for all inputs."""
         return dict(zip(names, self._session.run(list(names), dict(feeds)), strict=True))
-
-
-def _cut(value: Any, length: int) -> Any:
-    """A past's first tokens."""
-    return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value.numpy()[:, :, :length]))
