@@ -80,6 +80,8 @@ class DeviceStore:
                 return place(list(shape), element_type, self.device, self.index)
             except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
                 clearer = None if self._room is None else self._room.translated(error)
+                if isinstance(error, MemoryError) and self._room is not None:
+                    clearer = self._room.exceeded(None)
                 if clearer is not None:
                     raise clearer from error
                 if place is common:
@@ -128,7 +130,7 @@ class DeviceStore:
         return self._copier.io_binding()
 
     def _open_copier(self) -> Any:
-        graph = identity_graph(self._layout.tensors, self._layout.element_type)
+        graph = identity_graph(self._layout.tensors, self._layout.element_type, 1 if self.is_addressable else 4)
         options = {} if self.device == "cpu" else {"device_id": str(self.index)}
         providers = [(self._session.get_providers()[0], options)]
         return ort.InferenceSession(graph, session_options(1, None), providers=providers)
