@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from ..graphs.kernel_check import require_kernels
 from ..graphs.targets import CPU_FLOAT32, GraphForm, graph_form
 from ..graphs.writing import write_model
 from ..models.checkpoint import Checkpoint, open_checkpoint
@@ -83,6 +84,8 @@ def _write_kept(reference: Bundle, checkpoint: Checkpoint, directory: Path) -> M
     manifest = reference.manifest
     model = ir.load(reference.graph_path)
     kept = keep_blocks(model, manifest.matrices, checkpoint)
+    advice = "leave out --keep-quantization, and quantize the bundle"
+    require_kernels(model, manifest.graph.target, advice=advice)
     write_model(model, directory)
     for name in manifest.files:
         if name != MANIFEST_NAME and not name.startswith(manifest.graph.file):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .._version import __version__
+from ..graphs.kernel_check import require_kernels
 from ..graphs.targets import CPU_FLOAT32, GraphForm, graph_form
 from ..graphs.writing import write_model
 from ..models.checkpoint import Checkpoint, build_gpt, open_checkpoint
@@ -95,6 +96,8 @@ def _write(checkpoint: Checkpoint, directory: Path, form: GraphForm, progress: P
         created_by=f"onnxgpt {__version__}",
     )
     _report(progress, "writing the weights")
+    elsewhere = "export it for another target, such as --target cpu"
+    require_kernels(exported.model, form.target.name, advice=elsewhere)  # of the graph as it is written
     write_model(exported.model, directory)
     for name, content in checkpoint.files.items():
         (directory / name).write_bytes(content)

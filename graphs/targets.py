@@ -31,6 +31,9 @@ class Target:
     scatters: bool = True  # ScatterElements has a kernel in the opset that is exported
     chunked_prefill: bool  # the fused attention takes several new tokens on top of a past
     chooses_tokens: bool  # the graph gives the best tokens out beside the logits
+    recipes: tuple[str, ...]  # of quantize, what they make has kernels
+    looks_up_blocks: bool = True  # embeddings may be in blocks; else they, and heads tied to them, stay as they are
+    spells_out_blocks: bool = False  # products by blocks want whole blocks, their zeros given and no bias inside
     # The object of this provider in genai_config.json's provider_options; None: onnxruntime-genai's own, the CPU.
     genai_provider: Mapping[str, Mapping[str, str]] | None = field(default=None)
 
@@ -61,6 +64,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 packs_qkv=True,
                 chunked_prefill=True,
                 chooses_tokens=False,
+                recipes=("int8", "int4", "auto", "int8-dynamic", "int8-static", "cache"),
             ),
             Target(
                 name="cuda",
@@ -68,6 +72,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 packs_qkv=True,
                 chunked_prefill=True,
                 chooses_tokens=True,
+                recipes=("int8", "int4", "auto", "int8-static", "cache"),
                 genai_provider={"cuda": {}},
             ),
             Target(
@@ -78,6 +83,9 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 scatters=False,
                 chunked_prefill=False,
                 chooses_tokens=False,
+                recipes=("int8", "int4", "auto", "int8-static"),
+                looks_up_blocks=False,
+                spells_out_blocks=True,
                 genai_provider={"dml": {}},
             ),
         )
@@ -95,7 +103,7 @@ def target_named(name: str) -> Target:
     """
     if name not in TARGETS:
         hint = "; onnxgpt web makes a browser's page of a bundle for cpu" if name == "web" else ""
-        raise OptionError(f"target is {name!r}: expected {_choices(tuple(TARGETS))}{hint}")
+        raise OptionError(f"target is {name!r}: expected {choices(tuple(TARGETS))}{hint}")
     return TARGETS[name]
 
 
@@ -108,13 +116,13 @@ def graph_form(target: str = "cpu", operators: str = "fused", dtype: str | None 
     aim = target_named(target)
     chosen: Operators | None = next((known for known in OPERATORS if operators == known), None)
     if chosen is None:
-        raise OptionError(f"operators is {operators!r}: expected {_choices(OPERATORS)}")
+        raise OptionError(f"operators is {operators!r}: expected {choices(OPERATORS)}")
     fitting = aim.dtypes[chosen]
     if dtype is None:
         return GraphForm(target=aim, operators=chosen, dtype=aim.default_dtype(chosen))
     wanted: Dtype | None = next((known for known in DTYPES if dtype == known), None)
     if wanted is None:
-        raise OptionError(f"dtype is {dtype!r}: expected {_choices(fitting)} for {aim.name} with {chosen} operators")
+        raise OptionError(f"dtype is {dtype!r}: expected {choices(fitting)} for {aim.name} with {chosen} operators")
     if wanted not in fitting:
         raise OptionError(
             f"{aim.name} has no {wanted} kernels for {chosen} operators: {_ways_out(aim, chosen, wanted)}"
@@ -124,13 +132,14 @@ def graph_form(target: str = "cpu", operators: str = "fused", dtype: str | None 
 
 def _ways_out(target: Target, operators: Operators, dtype: Dtype) -> str:
     """What to ask for instead, with the smallest change first."""
-    ways = [f"export --dtype {_choices(target.dtypes[operators])}"]
+    ways = [f"export --dtype {choices(target.dtypes[operators])}"]
     others = [name for name in OPERATORS if name != operators and dtype in target.dtypes[name]]
     ways += [f"--operators {name}" for name in others]
     elsewhere = [other.name for other in TARGETS.values() if dtype in other.dtypes[operators]]
-    ways += [f"--target {_choices(tuple(elsewhere))}"] if elsewhere and not others else []
+    ways += [f"--target {choices(tuple(elsewhere))}"] if elsewhere and not others else []
     return ", or ".join(ways)
 
 
-def _choices(names: tuple[str, ...]) -> str:
+def choices(names: tuple[str, ...]) -> str:
+    """The names in a sentence: a, b or c."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"

@@ -60,6 +60,11 @@ class BlockFormat:
         """The code of the weight 0 in symmetric blocks."""
         return int(2 ** (self.bits - 1))
 
+    def dividing(self, length: int) -> BlockFormat:
+        """With the largest blocks, up to this size, that divide a column of so many weights; as it is if none do."""
+        sizes = [size for size in _BLOCK_SIZES if size <= self.block_size and length % size == 0]
+        return replace(self, block_size=max(sizes)) if sizes else self
+
     def block_count(self, length: int) -> int:
         """Blocks that a column of so many weights takes."""
         return -(-length // self.block_size)

@@ -14,6 +14,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from .._version import __version__
+from ..graphs.kernel_check import require_kernels
+from ..graphs.plain_blocks import spell_out_blocks
+from ..graphs.targets import TARGETS, choices
 from ..graphs.writing import write_model
 from ..runtime.bundle import GRAPH_FILE, PACKAGED_FILES, Bundle, refuse_existing, seal, staged_output
 from ..runtime.errors import QualityError, QuantizationError
@@ -59,6 +62,9 @@ def quantize_to(
     """
     refuse_existing(out, force=force)
     refuse_unfit(bundle, recipe)
+    target = TARGETS[bundle.manifest.graph.target]
+    if target.spells_out_blocks and isinstance(recipe, BlockRecipe):
+        recipe = replace(recipe, whole_blocks=True)
     with staged_output(out, force=force) as directory:
         _copy_rest(bundle, directory)
         planner = _planner(bundle, recipe, windows, threads, progress)
@@ -82,6 +88,7 @@ def quantize_to(
 def refuse_unfit(bundle: Bundle, recipe: QuantRecipe[Any]) -> None:
     """Raise QuantizationError for a bundle that is quantized already, or whose operators the recipe can't use."""
     manifest = bundle.manifest
+    target = TARGETS[manifest.graph.target]
     if manifest.quantization is not None:
         raise QuantizationError(
             f"{bundle.directory} is quantized already ({manifest.quantization.get('name')}): "
@@ -98,11 +105,18 @@ def refuse_unfit(bundle: Bundle, recipe: QuantRecipe[Any]) -> None:
                 f"{bundle.directory} has a graph of others, of which only the products are known: {recipe.name} needs "
                 "more; choose int8"
             )
+    elif recipe.name not in target.recipes or (recipe.kv_cache is not None and "cache" not in target.recipes):
+        cache = " with an 8-bit cache" if recipe.name in target.recipes else ""
+        raise QuantizationError(
+            f"{bundle.directory} was made for {target.name}, which has no kernels for {recipe.name}{cache}: choose "
+            f"{choices(target.recipes)}{cache and ' without it'}"
+        )
     elif manifest.graph.operators != recipe.operators:
         location = manifest.source.get("location") or "SOURCE"
+        elsewhere = "" if target.name == "cpu" else f" --target {target.name}"
         raise QuantizationError(
             f"{bundle.directory} has {manifest.graph.operators} operators, {recipe.name} takes {recipe.operators}: "
-            f"make such a bundle with onnxgpt export {location} --operators {recipe.operators} --out DIR"
+            f"make such a bundle with onnxgpt export {location} --operators {recipe.operators}{elsewhere} --out DIR"
         )
     if recipe.kv_cache is not None:
         find_attentions(ir.load(bundle.graph_path))
@@ -120,6 +134,10 @@ def _write_quantized(
     records = [] if recipe.kind == "none" else _records(bundle)
     changes = _quantize_all(model, bundle, records, recipe, windows, threads, progress)
     _REWRITES[recipe.kind](model, records, changes)
+    target = TARGETS[bundle.manifest.graph.target]
+    if target.spells_out_blocks:
+        spell_out_blocks(model)
+    require_kernels(model, target.name, advice=f"choose another recipe than {recipe.name}, or a bundle for the CPU")
     if progress is not None:
         progress("writing the weights", None)
     write_model(model, directory)
@@ -129,7 +147,12 @@ def _write_quantized(
 
 def _records(bundle: Bundle) -> list[Record]:
     """The matrices that are quantized; positions, a small table, stay as they are."""
-    return [record for record in bundle.manifest.matrices if record["role"] != "position_embedding"]
+    records: list[Record] = [record for record in bundle.manifest.matrices if record["role"] != "position_embedding"]
+    graph = bundle.manifest.graph
+    if graph.operators != "fused" or TARGETS[graph.target].looks_up_blocks:
+        return records
+    tables = {record["initializer"] for record in records if record["role"] == "token_embedding"}
+    return [record for record in records if record["initializer"] not in tables]
 
 
 def _planner(

@@ -84,6 +84,7 @@ class BlockRecipe(QuantRecipe[BlockedMatrix]):
     raised: BlockFormat = _INT8  # what these are raised to
     raised_matrices: tuple[str, ...] = ()  # their names, once they are found
     reaches_limit: bool = False  # raise as many as max_kl takes, and no more
+    whole_blocks: bool = False  # no block is padded: sizes are lowered until they divide a matrix's rows
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,11 +97,12 @@ class BlockRecipe(QuantRecipe[BlockedMatrix]):
 
     def format_of(self, record: Record) -> BlockFormat:
         """The blocks of a matrix by its record in the manifest."""
+        form = self.down if record["role"] == "down" else self.layers
         if record["initializer"] in self.raised_matrices:
-            return self.raised
-        if record["role"] in ("head", "token_embedding"):
-            return self.head
-        return self.down if record["role"] == "down" else self.layers
+            form = self.raised
+        elif record["role"] in ("head", "token_embedding"):
+            form = self.head
+        return form.dividing(record["shape"][0]) if self.whole_blocks else form
 
     def quantize(self, weights: Weights, record: Record, statistics: InputStatistics | None) -> BlockedMatrix:
         """Blocks whose errors are made good where calibration tells how."""
