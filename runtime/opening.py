@@ -114,18 +114,18 @@ def _open(
     machine: Machine,
 ) -> tuple[Any, Place]:
     provider = choice.provider
-    arguments = provider_arguments(settings, provider.name)
+    device = machine.device(provider, settings.device_number)
+    arguments = provider_arguments(settings, provider.name, device.index)
     options = session_options(settings.threads, weights_directory, low_power=settings.low_power)
     options.add_session_config_entry(RECORD_KEY, "1")
     if provider.name == "dml":  # which has neither memory patterns nor operators side by side
         options.enable_mem_pattern = False
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    device = int(arguments.get("device_id", 0))
     place = Place(
         provider=provider.name,
         reason=choice.reason,
-        device=device,
-        device_name="" if provider.name == "cpu" else machine.device_name(provider, device),
+        device=device.index,
+        device_name="" if provider.name == "cpu" else device.name,
         cuda_graph=arguments.get("enable_cuda_graph") == "1",
     )
     with _quiet(provider.name):
@@ -148,6 +148,11 @@ def _create(graph: Path | bytes, options: Any, runtime_name: str, arguments: dic
             raise weights_exceed(str(place), memory, _bytes_of(graph), error) from error
         if place.provider != "cpu" and any(sign in str(error) for sign in ("CUDA failure", "CUDA error", "DXGI")):
             raise ProviderError(f"{place} does not work ({one_line(error)}): see onnxgpt doctor") from error
+        if place.cuda_graph and "graph capture" in str(error):
+            raise ProviderError(
+                f"steps can't be recorded ({one_line(error)}): leave out --cuda-graph, since not all nodes of this "
+                "graph run on the device"
+            ) from error
         where = graph if isinstance(graph, Path) else "the graph"
         raise BundleError(f"{where} can't be loaded ({one_line(error)}): export the model again") from error
 

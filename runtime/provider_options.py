@@ -1,8 +1,7 @@
 """ONNX Runtime's own options of its providers: which there are, and what values they take.
 
 Sources: "CUDA Execution Provider" and "DirectML Execution Provider" in ONNX Runtime's documentation, and the names that
-the libraries of onnxruntime-gpu 1.31.1 and onnxruntime-directml 1.24.4 hold. Those that take addresses in this process
-(user_compute_stream, gpu_external_alloc and its kin) are left out: a wrong number there ends the process.
+the libraries of onnxruntime-gpu 1.31.1 and onnxruntime-directml 1.24.4 hold.
 """
 
 from __future__ import annotations
@@ -79,10 +78,26 @@ OPTIONS: Mapping[str, Mapping[str, ProviderOption]] = MappingProxyType(
         },
         "dml": {
             "device_id": _NUMBER,
-            "performance_preference": ProviderOption("word", ("default", "high_performance", "minimum_power")),
-            "device_filter": ProviderOption("word", ("gpu", "npu", "any")),
             "disable_metacommands": ProviderOption("flag", truths=("False", "True")),
         },
+    }
+)
+
+# Known, and not taken: a wrong address ends the process, and a device that DirectML finds by a description may not be
+# the one that the cache is on.
+_ADDRESS = "it takes an address in this process, which nobody here can give"
+_DESCRIPTION = "a device is named by its number here: give device"
+REFUSED: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "cpu": {},
+        "cuda": {
+            "has_user_compute_stream": _ADDRESS,
+            "user_compute_stream": _ADDRESS,
+            "gpu_external_alloc": _ADDRESS,
+            "gpu_external_free": _ADDRESS,
+            "gpu_external_empty_cache": _ADDRESS,
+        },
+        "dml": {"performance_preference": _DESCRIPTION, "device_filter": _DESCRIPTION},
     }
 )
 
@@ -94,8 +109,13 @@ _DEFAULTS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def provider_arguments(settings: SessionSettings, provider: str) -> dict[str, str]:
+def provider_arguments(settings: SessionSettings, provider: str, first_device: int = 0) -> dict[str, str]:
     """All options to open a session with on a provider, as ONNX Runtime wants them.
+
+    Args:
+        settings: of the user.
+        provider: `cpu`, `cuda` or `dml`.
+        first_device: the device's number where the settings name none.
 
     Raises:
         OptionError: an option that the provider does not have, or a value that the option does not take.
@@ -103,7 +123,8 @@ def provider_arguments(settings: SessionSettings, provider: str) -> dict[str, st
     given = checked_options(provider, settings.provider_options)
     if provider == "cpu":
         return given
-    chosen = {} if settings.device is None and _device_is_described(given) else {"device_id": str(settings.device or 0)}
+    device = settings.device_number
+    chosen = {"device_id": str(first_device if device is None else device)}
     if settings.cuda_graph:
         chosen["enable_cuda_graph"] = "1"
     return dict(_DEFAULTS.get(provider, {})) | chosen | given
@@ -118,6 +139,8 @@ def checked_options(provider: str, given: Mapping[str, object]) -> dict[str, str
 def _checked(provider: str, name: str, value: object, known: Mapping[str, ProviderOption]) -> str:
     if not known:
         raise OptionError(f"provider option {name!r}: {provider} has no options; leave it out")
+    if name in REFUSED[provider]:
+        raise OptionError(f"{provider}'s provider option {name} is not taken: {REFUSED[provider][name]}")
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
@@ -126,8 +149,3 @@ def _checked(provider: str, name: str, value: object, known: Mapping[str, Provid
     if read is None:
         raise OptionError(f"provider option {name} is {value!r}: expected {known[name].expected}")
     return read
-
-
-def _device_is_described(given: Mapping[str, str]) -> bool:
-    """Whether DirectML shall look for a device itself: a number would win over what describes it."""
-    return not given.keys().isdisjoint({"performance_preference", "device_filter"})

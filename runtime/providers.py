@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .devices import Devices, devices_of
+from .devices import Device, Devices, devices_of
 from .errors import ProviderError
 from .manifest import IMPORTED, GraphRecord
 from .settings import AUTO, SessionSettings
@@ -96,10 +96,9 @@ class Machine:
             missing.append(f"there is no device {device} (it has {shown})")
         return missing
 
-    def device_name(self, provider: Provider, device: int | None) -> str:
-        """The name of a device by its number; the first one's without."""
-        found = self.find_devices(provider.name).found
-        return next((known.name for known in found if device in (None, known.index)), "")
+    def device(self, provider: Provider, number: int | None = None) -> Device:
+        """A device by its number; the first one without. Of one that `lacks` doesn't miss."""
+        return next(found for found in self.find_devices(provider.name).found if number in (None, found.index))
 
 
 def lacks_kernels(provider: Provider, graph: GraphRecord) -> str:
@@ -157,7 +156,7 @@ def _problems(
     provider: Provider, settings: SessionSettings, graph: GraphRecord, origin: Origin, machine: Machine
 ) -> list[str]:
     """Everything that keeps a provider from running a graph here, each with its remedy."""
-    problems = machine.lacks(provider, settings.device)
+    problems = machine.lacks(provider, settings.device_number)
     if lacking := lacks_kernels(provider, graph):
         target = provider.name
         problems.append(f"{lacking} ({origin.command(target)} makes one that it can run)")
@@ -169,7 +168,7 @@ def _reason(provider: Provider, graph: GraphRecord, origin: Origin, machine: Mac
         return "as every graph that somebody else exported, unless a provider is named"
     made = f"made for {graph.target} in {graph.dtype}"
     if provider.name != "cpu":
-        return f"{made}; {machine.device_name(provider, None)}"
+        return f"{made}; {machine.device(provider).name}"
     wanted = PROVIDERS.get(graph.target)
     if wanted is not None and wanted is not provider:
         lacking = machine.lacks(wanted)

@@ -60,5 +60,11 @@ class SessionSettings:
         if self.provider != AUTO:
             checked_options(self.provider, self.provider_options)
 
+    @property
+    def device_number(self) -> int | None:
+        """The device that was named, in either way; None: the first."""
+        named = self.provider_options.get("device_id", self.device)
+        return None if named is None else int(str(named))
+
 
 DEFAULT_SETTINGS = SessionSettings()

@@ -189,6 +189,8 @@ def test_a_device_that_is_not_there_is_named_beside_those_that_are() -> None:
     assert names(chosen(FOR_CUDA, WITH_CUDA, "cuda", device=1)) == ["cuda"]
     with pytest.raises(ProviderError, match=r"no device 2 \(it has 0: Planted card, 1: Planted second card\)"):
         chosen(FOR_CUDA, WITH_CUDA, "cuda", device=2)
+    with pytest.raises(ProviderError, match="there is no device 3 "):
+        choose(SessionSettings(provider="cuda", provider_options={"device_id": 3}), FOR_CUDA, ORIGIN, WITH_CUDA)
 
 
 def test_a_quantized_bundle_is_to_be_quantized_again() -> None:
