@@ -13,7 +13,7 @@ from dataclasses import replace
 from .beam_groups import search_groups
 from .beams import Beams, Ends, Hypothesis, search
 from .cache import AnyCache
-from .logits import Logits
+from .logits import Logits, Pipeline
 from .reading import PREFILL_CHUNK, Reader
 from .request import Request
 from .results import Completion, Ranking
@@ -103,8 +103,10 @@ class BeamGeneration:
             _stop_test(self._request.encoder.tokenizer, prompt, config.stop_strings),
             interruption=self._interruption.reason,
         )
-        beams = Beams(self._session, self._cache, logits, prompt, limit)
         pipeline = self._request.pipeline(least_kept=ends.candidates_per_beam)
+        looks_at_best = pipeline == Pipeline() and self._request.seed is None and config.num_beam_groups == 1
+        enough = ends.candidates_per_beam * config.num_beams if looks_at_best else None
+        beams = Beams(self._session, self._cache, logits, prompt, limit, enough)
         if config.num_beam_groups > 1:
             return search_groups(beams, config, pipeline, ends, self._padding)
         return search(beams, config, pipeline, ends, self._request.seed)

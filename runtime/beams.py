@@ -9,7 +9,7 @@ Diverse groups of beams are in beam_groups.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from .config import GenerationConfig
 from .logits import Logits, Pipeline, Rows, log_softmax
 from .random import uniform
 from .session import Session
+from .shortlists import continuations
 
 UNREACHABLE = np.float32(-1e9)  # a beam's score that no other falls below: transformers' own number
 
@@ -65,12 +66,21 @@ class Ends:
 class Beams:
     """The texts that grow: their tokens, their scores, and their rows in the cache. Beams are in order of choice."""
 
-    def __init__(self, session: Session, cache: AnyCache, logits: Logits, prompt_ids: Sequence[int], limit: int):
+    def __init__(
+        self,
+        session: Session,
+        cache: AnyCache,
+        logits: Logits,
+        prompt_ids: Sequence[int],
+        limit: int,
+        enough: int | None = None,
+    ):
         """Start from a prompt that was read into row 0 of a cache with one row for each beam.
 
         Args:
             logits: of the prompt's last token, [1, vocabulary].
             limit: the most new tokens.
+            enough: of each beam no more than so many of the likeliest tokens are looked at; None: at all.
         """
         self.count = cache.batch
         self.length = 0  # new tokens so far
@@ -81,8 +91,10 @@ class Beams:
         self._token_ids[:, : len(prompt_ids)] = prompt_ids
         self._logprobs = np.empty((self.count, limit), np.float32)
         self._rows = cache.reorder([0] * self.count)  # of each beam its row in the cache
-        # The model's own log-probabilities of every next token, [beams, vocabulary].
+        self._enough = enough if enough is not None and enough < session.spec.choices else None
+        # The model's own log-probabilities of next tokens, [beams, tokens], and of which: None: of all, in order.
         self.next_logprobs: Logits = log_softmax(np.repeat(logits, self.count, axis=0))
+        self._next_ids: NDArray[np.int64] | None = None
 
     @property
     def rows(self) -> Rows:
@@ -95,10 +107,17 @@ class Beams:
         """The tokens after the prompt of a beam continued by `token`."""
         return [*self._token_ids[beam, self._prompt_length :][: self.length].tolist(), int(token)]
 
+    def named(self, candidates: Candidates) -> Candidates:
+        """Candidates among the columns of `next_logprobs` by the ids of their tokens."""
+        if self._next_ids is None:
+            return candidates
+        return replace(candidates, tokens=self._next_ids[candidates.beams, candidates.tokens])
+
     def hypothesis(self, candidates: Candidates, index: int, score: float, forced: str | None) -> Hypothesis:
         """The text of a candidate that ends here."""
         beam, token = candidates.beams[index], candidates.tokens[index]
-        logprobs = [*self._logprobs[beam, : self.length].tolist(), float(self.next_logprobs[beam, token])]
+        last = self._logprobs_of(candidates.beams[index : index + 1], candidates.tokens[index : index + 1])
+        logprobs = [*self._logprobs[beam, : self.length].tolist(), *last.tolist()]
         return Hypothesis(score, tuple(self.new_tokens(beam, token)), tuple(logprobs), forced)
 
     def follow(self, chosen: Candidates) -> None:
@@ -107,14 +126,34 @@ class Beams:
         self._token_ids[:, start:stop] = self._token_ids[chosen.beams, start:stop]
         self._token_ids[:, stop] = chosen.tokens
         self._logprobs[:, : self.length] = self._logprobs[chosen.beams, : self.length]
-        self._logprobs[:, self.length] = self.next_logprobs[chosen.beams, chosen.tokens]
+        self._logprobs[:, self.length] = self._logprobs_of(chosen.beams, chosen.tokens)
         self.scores = chosen.scores
         self.length += 1
         self._rows = self._cache.reorder([self._rows[beam] for beam in chosen.beams])
         ids = np.empty((self.count, 1), np.int64)
         ids[self._rows, 0] = chosen.tokens
-        logits = self._session.step(ids, self._cache)[:, -1]
+        self._look_ahead(ids)
+
+    def _look_ahead(self, ids: NDArray[np.int64]) -> None:
+        """Read the newest token of each row of the cache, [rows, 1], and see what may come next."""
+        self._next_ids = None
+        if self._enough is None:
+            logits = self._session.step(ids, self._cache)[:, -1]
+        else:
+            choices = self._session.step_choices(ids, self._cache)
+            found = continuations(choices, self._session.spec.vocab_size, self._enough)
+            if found is not None:
+                self._next_ids, self.next_logprobs = found[0][self._rows], found[1][self._rows]
+                return
+            logits = self._session.last_logits(self._cache)
         self.next_logprobs = log_softmax(logits[self._rows].astype(np.float32, copy=False))
+
+    def _logprobs_of(self, beams: NDArray[np.int64], tokens: NDArray[np.int64]) -> Logits:
+        columns = tokens
+        if self._next_ids is not None:
+            columns = (self._next_ids[beams] == tokens[:, None]).argmax(axis=1)
+        result: Logits = self.next_logprobs[beams, columns]
+        return result
 
 
 def search(
@@ -161,6 +200,6 @@ def attainable(total: np.float32, length: int, limit: int, config: GenerationCon
 def _choose(scores: Logits, beams: Beams, count: int, seed: int | None) -> Candidates:
     count = min(count, scores.size)
     if seed is None:
-        return best_candidates(scores, beams.scores, count)
+        return beams.named(best_candidates(scores, beams.scores, count))
     numbers = (uniform(seed, draw, beams.length) for draw in range(count))
     return drawn_candidates(scores, beams.scores, count, numbers)

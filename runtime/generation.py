@@ -18,6 +18,7 @@ from .reading import Reader, Readings, last_position
 from .results import Completion, Token
 from .row import Row
 from .session import Session
+from .shortlists import Chosen, Shortlists
 from .stopping import Interruption
 
 __all__ = ["Batch", "Completion", "Token", "generate_rows"]
@@ -79,6 +80,10 @@ class Batch:
         self._ids: NDArray[np.int64] = np.zeros((cache.batch, 1), np.int64)  # what is read in the next step
         self._pairs_rows = cache.batch > 1 and session.steps_rows_together
         self._likelihood = Likelihood()
+        spec = session.spec
+        self._shortlists: Shortlists | None = None  # None: the graph has none, or the options look at all logits
+        if Shortlists.are_enough(config, pipeline, spec.choices):
+            self._shortlists = Shortlists(config, pipeline, spec.vocab_size)
         self._prompt: tuple[int, Logits, Readings] | None = None  # the last one that was read, if more rows want it
         cache.clear()
 
@@ -101,9 +106,18 @@ class Batch:
         self._drop_finished()
         if self._config.context_end == "slide":
             yield from self._slide_full_rows()
-        if self.rows:
-            logits = last_position(self._session.step(self._last_tokens(), self._cache))
-            yield from self._choose(self.rows, logits[: len(self.rows)])
+        if not self.rows:
+            return
+        ids = self._last_tokens()
+        if self._shortlists is None:
+            logits = last_position(self._session.step(ids, self._cache))
+        else:
+            choices = self._session.step_choices(ids, self._cache).of_first(len(self.rows))
+            if (chosen := self._shortlists.choose(self.rows, choices)) is not None:
+                yield from self._take(self.rows, chosen)
+                return
+            logits = self._session.last_logits(self._cache)
+        yield from self._choose(self.rows, logits[: len(self.rows)])
 
     def _choose(self, rows: list[Row], logits: Logits) -> Iterator[Token]:
         """Give each row a token by its logits [rows, vocabulary]."""
@@ -122,7 +136,10 @@ class Batch:
         logprobs, rankings = self._likelihood.measure(
             logits, tokens, self._config.logprobs, are_likeliest=self._is_greedy and scores is logits
         )
-        for row, token, logprob, top in zip(rows, tokens, logprobs, rankings, strict=True):
+        yield from self._take(rows, Chosen(tokens, logprobs, rankings))
+
+    def _take(self, rows: list[Row], chosen: Chosen) -> Iterator[Token]:
+        for row, token, logprob, top in zip(rows, chosen.tokens, chosen.logprobs, chosen.rankings, strict=True):
             yield row.take(token, logprob, top)
 
     def _last_tokens(self) -> NDArray[np.int64]:

@@ -6,8 +6,9 @@ What is chosen, its log-probability and the ranking beside it are those that the
 - greedy: from the shortlist, with `logprobs` below K;
 - sampling with `top_k` below K: from the shortlist, whatever filters follow;
 - sampling with `top_p`, or `min_p` alone: from the shortlist in every step in which what they keep lies within it;
-- sampling with none of the three, and anything that looks at other tokens than the likeliest (biases, penalties, DRY,
-  forbidden, forced and suppressed tokens, least lengths): from all logits.
+- beam search: from the shortlist, where it holds the continuations that are looked at, twice as many as beams or more;
+- sampling with none of the three, beam sampling and groups of beams, and anything that looks at other tokens than the
+  likeliest (biases, penalties, DRY, forbidden, forced and suppressed tokens, least lengths): from all logits.
 
 Whether a token at the end of the shortlist has equals beyond it can't be known, so what is as likely as the last one
 counts as unknown; a vocabulary that is given out whole has no such end.
@@ -58,6 +59,17 @@ class Known:
         self.counts = np.count_nonzero(self.logits > _NEVER, axis=1)  # [rows]
 
 
+def continuations(choices: Choices, vocabulary: int, count: int) -> tuple[NDArray[np.int64], Logits] | None:
+    """The likeliest continuations of beams: ids [rows, K] in order, and their log-probabilities, -inf if not certain.
+
+    None where fewer than `count` of a row are known for certain.
+    """
+    known = Known(choices, vocabulary)
+    if (known.counts < count).any():
+        return None
+    return known.ids, known.logits - choices.normalizers[:, None]
+
+
 class Shortlists:
     """Chooses for one call's options. It keeps nothing between two steps."""
 
@@ -70,7 +82,7 @@ class Shortlists:
 
     @staticmethod
     def are_enough(config: GenerationConfig, pipeline: Pipeline, count: int) -> bool:
-        """Whether the likeliest `count` tokens may tell what these options choose."""
+        """Whether the likeliest `count` tokens (0: the graph gives none out) may tell what these options choose."""
         if pipeline.processors or config.logprobs >= count:
             return False
         if config.is_greedy:
