@@ -56,6 +56,7 @@ class KernelTable:
 
     provider: str
     version: str  # of ONNX Runtime
+    source: Mapping[str, str]  # repository, commit and path of the document, and when it was read
     kernels: Mapping[str, tuple[Kernel, ...]]
     limits: Mapping[str, tuple[Limit, ...]]
     host_inputs: Mapping[str, frozenset[int]]  # inputs that a kernel reads in the host's memory
@@ -78,6 +79,7 @@ def kernel_table(target: str) -> KernelTable | None:
     return KernelTable(
         provider=data["provider"],
         version=data["version"],
+        source=data["source"],
         kernels={name: tuple(_kernel(row) for row in rows) for name, rows in data["kernels"].items()},
         limits={name: tuple(_limit(row) for row in rows) for name, rows in data["limits"].items()},
         host_inputs={name: frozenset(indices) for name, indices in data["host_inputs"].items()},
