@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .runtime.bundle import Bundle
 from .runtime.manifest import IMPORTED, Manifest
 from .runtime.memory import format_bytes
+from .runtime.placement import shown_counts
 from .runtime.settings import DEFAULT_SETTINGS, SessionSettings
 
 if TYPE_CHECKING:
@@ -124,8 +125,7 @@ def _provider_line(provider: Mapping[str, Any]) -> str:
 def _nodes_line(nodes: Mapping[str, int], fallen_back: Mapping[str, int]) -> str:
     """How many nodes are on each provider, and of those on the CPU beside a device which compute."""
     counts = ", ".join(f"{count} on {name}" for name, count in nodes.items())
-    fallen = ", ".join(f"{count} {operator}" for operator, count in fallen_back.items())
-    return f"{counts}; computing on the CPU: {fallen}" if fallen else counts
+    return f"{counts}; computing on the CPU: {shown_counts(fallen_back)}" if fallen_back else counts
 
 
 def graph_line(graph: Mapping[str, Any], source: Mapping[str, Any]) -> str:

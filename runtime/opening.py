@@ -13,10 +13,11 @@ from typing import Any
 from .device_memory import DeviceRoom, device_memory, is_out_of_memory, weights_exceed
 from .engine import missing_library, one_line, ort, preload_libraries, session_options
 from .errors import BundleError, ProviderError
+from .huge_pages import huge_pages_for_new_memory
 from .manifest import GraphRecord
-from .placement import NOT_TOLD, RECORD_KEY, Placement
+from .placement import NOT_TOLD, RECORD_KEY, Placement, shown_counts
 from .provider_options import provider_arguments
-from .providers import PROVIDERS, UNKNOWN_ORIGIN, Choice, Machine, Origin, choose
+from .providers import UNKNOWN_ORIGIN, Choice, Machine, Origin, choose
 from .settings import PROVIDER_LOG, SessionSettings
 
 _logger = logging.getLogger(PROVIDER_LOG)
@@ -133,15 +134,19 @@ def _open(
     if provider.runtime_name not in session.get_providers():  # ONNX Runtime fell back to the CPU, and says so in a log
         raise ProviderError(f"ONNX Runtime can't use {provider.title} here: {missing_library(provider.runtime_name)}")
     place = replace(place, placement=Placement.of_session(session))
-    if provider is not PROVIDERS["cpu"] and not settings.allow_fallback:
-        place.placement.require_on_device(provider.name)
+    if provider.name != "cpu":
+        if not settings.allow_fallback:
+            place.placement.require_on_device(provider.name)
+        if fallen := place.placement.fallen_back():
+            _logger.warning("on the CPU instead of %s: %s", provider.name, shown_counts(fallen))
     return session, place
 
 
 def _create(graph: Path | bytes, options: Any, runtime_name: str, arguments: dict[str, str], place: Place) -> Any:
     source = str(graph) if isinstance(graph, Path) else graph
     try:
-        return ort.InferenceSession(source, options, providers=[(runtime_name, arguments)], enable_fallback=0)
+        with huge_pages_for_new_memory():
+            return ort.InferenceSession(source, options, providers=[(runtime_name, arguments)], enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
         if place.provider != "cpu" and is_out_of_memory(error):
             memory = device_memory(place.provider, place.device)

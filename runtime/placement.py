@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,13 +81,21 @@ class Placement:
         if self.fallback_share <= FALLBACK_LIMIT:
             return
         fallen = self.fallen_back()
-        shown = ", ".join(f"{count} {operator}" for operator, count in fallen.items())
         computing = round(sum(fallen.values()) / self.fallback_share)
         raise ProviderError(
             f"{sum(fallen.values())} of {computing} nodes that compute have no kernel on {name} and would run on the "
-            f"CPU ({shown}), and {FALLBACK_LIMIT:.0%} may: export the model with --target {name}, use provider cpu, or "
-            "allow it with --allow-fallback"
+            f"CPU ({shown_counts(fallen)}), and {FALLBACK_LIMIT:.0%} may: export the model with "
+            f"--target {name}, use provider cpu, or allow it with --allow-fallback"
         )
+
+
+def shown_counts(counts: Mapping[str, int]) -> str:
+    """Nodes by operator, for people.
+
+    >>> shown_counts({"MatMul": 2, "Softmax": 1})
+    '2 MatMul, 1 Softmax'
+    """
+    return ", ".join(f"{count} {operator}" for operator, count in counts.items())
 
 
 NOT_TOLD = Placement()

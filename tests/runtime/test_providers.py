@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from onnxgpt.runtime.bundle import Bundle
 from onnxgpt.runtime.devices import Device, Devices
 from onnxgpt.runtime.errors import OptionError, ProviderError
 from onnxgpt.runtime.manifest import IMPORTED, GraphRecord
-from onnxgpt.runtime.providers import Choice, Machine, Origin, choose
+from onnxgpt.runtime.providers import PROVIDERS, Choice, Machine, Origin, choose
 from onnxgpt.runtime.session import Session
 from onnxgpt.runtime.settings import PROVIDER_LOG, SessionSettings
 
@@ -266,3 +267,30 @@ def test_a_graph_for_another_provider_runs_on_the_cpu_where_its_own_is_not_there
     assert session.provider == "cpu"
     assert session.place.reason.startswith("made for cuda in float16, but ")
     assert session.room is None
+
+
+@pytest.fixture
+def empty_card(planted_card: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card that has kernels for nothing: a session that asks for it really runs on the CPU, node by node."""
+    monkeypatch.setitem(PROVIDERS, "cuda", replace(PROVIDERS["cuda"], runtime_name=CPU))
+
+
+def test_a_device_that_leaves_nearly_all_nodes_to_the_cpu_is_refused(empty_card: None) -> None:
+    layers = EMBEDDED.manifest.architecture["num_layers"]
+    with pytest.raises(
+        ProviderError, match=rf"nodes that compute have no kernel on cuda .*{layers} GroupQueryAttention"
+    ):
+        opening.open_graph(EMBEDDED.graph_path, FOR_CUDA, SessionSettings(provider="cuda"))
+
+    place = opening.open_graph(EMBEDDED.graph_path, FOR_CUDA, SessionSettings())[1]
+    assert place.provider == "cpu"
+    assert "; not on cuda: " in place.reason
+
+
+def test_it_is_allowed_where_the_user_says_so_and_told(empty_card: None, caplog: pytest.LogCaptureFixture) -> None:
+    settings = SessionSettings(provider="cuda", device=1, allow_fallback=True)
+    place = opening.open_graph(EMBEDDED.graph_path, FOR_CUDA, settings)[1]
+
+    assert str(place) == "cuda device 1 (Planted second card)"
+    assert caplog.messages[0].startswith("on the CPU instead of cuda: ")
+    assert "GroupQueryAttention" in caplog.messages[0]
