@@ -14,6 +14,7 @@ from .shared_libraries import missing_libraries, needed_libraries
 
 _CUDA_BUILD, _DIRECTML_BUILD = PROVIDERS["cuda"].package, PROVIDERS["dml"].package
 _CUDA_LIBRARY = "libonnxruntime_providers_cuda.so"
+_LEAST_CAPABILITY_OF_CUDA_13 = (7, 5)  # its release notes: Maxwell, Pascal and Volta are not compiled for any more
 _WINDOWS_LIBRARIES = ("cublasLt64_{}.dll", "cublas64_{}.dll", "cudart64_{}.dll")
 _OF_CUDA = ("libcu", "libnvrtc", "libnv")  # what its libraries' names begin with
 _DRIVER = "libcuda.so"  # comes with the driver, which is judged by itself
@@ -51,6 +52,16 @@ def _cuda_finding(devices: Devices, build: Build | None) -> Finding:
         found = f"{shown}, but the installed build wants CUDA {build.cuda_version}"
         advice = f"install a driver for CUDA {build.cuda_version} or newer from https://www.nvidia.com/drivers"
         return Finding("cuda", "fault", found, advice, (), facts)
+    if too_old := [device for device in devices.found if _is_too_old(device, build)]:
+        found = (
+            f"{_listed(tuple(too_old))}: too old for CUDA {build.cuda_version}, which the installed build is made for"
+        )
+        advice = "install a build of ONNX Runtime for CUDA 12, or the one for the CPU"
+        if len(too_old) == len(devices.found):
+            return Finding("cuda", "fault", found, advice, _exchange(_CUDA_BUILD, "cpu"), facts)
+        return Finding(
+            "cuda", "note", f"{shown}; {found}", f"{advice}, or name a newer device with --device", (), facts
+        )
     missing = missing_libraries(_cuda_libraries(build), build.directory.parent)
     facts |= {"missing_libraries": missing, "usable": not missing}
     if missing:
@@ -78,6 +89,11 @@ def _directml_finding(devices: Devices, build: Build | None) -> Finding:
     return Finding("directml", "ok", _listed(devices.found), facts=facts)
 
 
+def _is_too_old(device: Device, build: Build) -> bool:
+    capability = tuple(int(part) for part in (device.compute_capability or "0").split("."))
+    return _major(build.cuda_version) >= 13 and capability < _LEAST_CAPABILITY_OF_CUDA_13
+
+
 def _cuda_libraries(build: Build) -> list[str]:
     """The libraries of CUDA that the build's provider is linked with."""
     if sys.platform == "win32":
@@ -87,7 +103,8 @@ def _cuda_libraries(build: Build) -> list[str]:
 
 
 def _listed(found: tuple[Device, ...]) -> str:
-    return ", ".join(f"{device.name} with {format_bytes(device.memory_bytes or 0)}" for device in found)
+    """For people, by the numbers that --device takes."""
+    return ", ".join(f"device {each.index}: {each.name} with {format_bytes(each.memory_bytes or 0)}" for each in found)
 
 
 def _major(version: str | None) -> int:

@@ -52,6 +52,8 @@ def checkup(
         yield from _guarded("int8 products", lambda: _products(judged, limits))
         told("running the embedded model")
         yield from _guarded("self-test on cpu", _cpu_selftest)
+        told("asking devices to compute")
+        yield from _guarded("self-test on devices", lambda: _device_selftests(ort.get_available_providers()))
 
 
 def _guarded(name: str, part: Part) -> Iterator[Finding]:
@@ -79,3 +81,9 @@ def _embedded_on_cpu() -> Model:
     from ..loading import load
 
     return load(provider="cpu")
+
+
+def _device_selftests(providers: list[str]) -> Iterator[Finding]:
+    from .on_devices import device_findings
+
+    yield from device_findings(providers)

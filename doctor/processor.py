@@ -117,7 +117,9 @@ def processor_finding(processor: Processor, limits: CpuLimits) -> Finding:
             ("onnxgpt export SOURCE --out DIR",),
             facts,
         )
-    kernel = f"products in int8 by {processor.kernel}" if processor.kernel else "which kernel products in int8 get "
+    kernel = (
+        f"products in int8 can use {processor.kernel}" if processor.kernel else "which kernel products in int8 get "
+    )
     kernel += "" if processor.kernel else "is not told by this system"
     quota = "" if limits.quota is None else f", held to {limits.quota:g} by its control group"
     of_logical = f" of {limits.processors} logical" if limits.processors != limits.cores else ""

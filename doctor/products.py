@@ -84,12 +84,12 @@ def products_finding(times: ProductTimes, kernel: str | None) -> Finding:
             "this build of ONNX Runtime computes wrongly on this processor: install another version, or use float32"
         )
         return Finding(NAME, "fault", found, advice, ('pip install --upgrade "onnxgpt[cpu]"',), facts)
-    found = f"{int8:.1f} times as fast as in float32, int4 {int4:.1f} times, one row at a time"
+    found = f"{int8:.1f} times as fast as in float32 and int4 {int4:.1f} times, one row at a time"
     if int8 < 1:
         advice = "quantized bundles are slow here; where the machine was busy just now, ask again"
-        return Finding(NAME, "note", f"no kernel of int8 seems to be used: {found}", advice, (), facts)
-    by = f", as {kernel} should be" if kernel else ""
-    return Finding(NAME, "ok", f"{found}{by}", facts=facts)
+        return Finding(NAME, "note", f"{found}: no kernel of int8 seems to be used", advice, (), facts)
+    used = f": {kernel} is used" if kernel else ""
+    return Finding(NAME, "ok", f"{found}{used}", facts=facts)
 
 
 def _quantized(weights: NDArray[np.float32], bits: int, accuracy_level: int) -> bytes:

@@ -59,7 +59,7 @@ def look(monkeypatch: pytest.MonkeyPatch, build: Build | None, cuda: Devices, di
             CPU_BUILD,
             A100,
             "note",
-            "NVIDIA A100 with 85.9 GB, driver for CUDA 13.1: not used, the installed build of ONNX Runtime has no CUDA",
+            "A100 with 85.9 GB, driver for CUDA 13.1: not used, the installed build of ONNX Runtime has no CUDA",
             ("pip uninstall -y onnxruntime", 'pip install "onnxgpt[cuda]"'),
         ),
         (
@@ -69,7 +69,21 @@ def look(monkeypatch: pytest.MonkeyPatch, build: Build | None, cuda: Devices, di
             "driver for CUDA 12.4, but the installed build wants CUDA 13.0",
             (),
         ),
-        (DIRECTML_BUILD, NO_DRIVER, "ok", "Radeon with 17.2 GB", ()),
+        (
+            CUDA_BUILD,
+            Devices((Device(0, "GTX 1080", 8 << 30, "6.1"),), "", "13.0"),
+            "fault",
+            "device 0: GTX 1080 with 8.6 GB: too old for CUDA 13.0",
+            ("pip uninstall -y onnxruntime-gpu", 'pip install "onnxgpt[cpu]"'),
+        ),
+        (
+            CUDA_BUILD,
+            Devices((*A100.found, Device(1, "GTX 1080", 8 << 30, "6.1")), "", "13.0"),
+            "note",
+            "device 1: GTX 1080 with 8.6 GB: too old for CUDA 13.0",
+            (),
+        ),
+        (DIRECTML_BUILD, NO_DRIVER, "ok", "device 0: Radeon with 17.2 GB", ()),
     ],
 )
 def test_devices_and_builds_are_held_together(
@@ -157,7 +171,7 @@ def test_the_command_tells_of_a_device_that_the_build_does_not_use(environment: 
     finding = environment.findings(LD_LIBRARY_PATH=str(tmp_path))["cuda"]
 
     assert finding["state"] == "note"
-    assert finding["found"].startswith("Planted with 8.0 GB, driver for CUDA 13.0: not used")
+    assert finding["found"].startswith("device 0: Planted with 8.0 GB, driver for CUDA 13.0: not used")
     assert finding["facts"]["devices"][0]["compute_capability"] == "5.6"
 
 

@@ -82,9 +82,9 @@ def test_what_is_not_told_is_not_taken_for_missing(tmp_path: Path, monkeypatch: 
 
 
 def test_threads_and_limits_are_told() -> None:
-    line = processor_finding(replace(OLD, features=frozenset({"avx2", "fma"})), CpuLimits(16, 8, 2.5)).found
+    line = processor_finding(replace(OLD, features=frozenset({"avx2", "fma"})), CpuLimits(16, 8, 2.0)).found
 
-    assert "8 cores of 16 logical, held to 2.5 by its control group" in line
+    assert "8 cores of 16 logical, held to 2 by its control group" in line
     assert "2 threads" in line
 
 
