@@ -132,10 +132,11 @@ class RowBuffers(Buffers):
             if source.capacity == self.capacity:
                 self._store.copy_tensors(source.values[first + row], self.values[row])
                 continue
-            for old, new in zip(source.values[first + row], self.values[row], strict=True):
-                array = np.zeros(new.shape(), self.layout.dtype)
-                array[:, :, :kept] = old.numpy()[:, :, :kept]
-                new.update_inplace(array)
+            with self._store.turn:
+                for old, new in zip(source.values[first + row], self.values[row], strict=True):
+                    array = np.zeros(new.shape(), self.layout.dtype)
+                    array[:, :, :kept] = old.numpy()[:, :, :kept]
+                    new.update_inplace(array)
 
     def grown(self, capacity: int, rows: int, kept: int) -> Self:
         """As `Buffers.grown`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -45,6 +46,7 @@ class DeviceStore:
         device: str,
         index: int = 0,
         is_addressable: bool = True,
+        records: bool = False,
         room: DeviceRoom | None = None,
     ):
         """What a session's device offers.
@@ -55,12 +57,17 @@ class DeviceStore:
             device: ONNX Runtime's name of the device, such as `cuda`, `dml` or `cpu`.
             index: the device's number.
             is_addressable: its addresses can be counted with. Those of `dml` are names of whole tensors.
+            records: the session records steps. What a recording uses between its nodes is not reserved for it, and
+                nobody may allocate while it is made.
             room: tells what is free, for errors; None: nobody knows.
         """
         self.device = device
         self.index = index
         self.is_addressable = is_addressable
-        self.turn = None if is_addressable else _turn_of(device, index)  # held while the device computes or copies
+        # Held while the device computes, allocates or copies, where it does one of these at a time.
+        self.turn: AbstractContextManager[Any] = nullcontext()
+        if records or not is_addressable:
+            self.turn = threading.Lock() if is_addressable else _turn_of(device, index)
         self._session = session
         self._layout = layout
         self._room = room
@@ -77,7 +84,8 @@ class DeviceStore:
         common = ort.OrtValue.ortvalue_from_shape_and_type
         for place in (own, common) if own else (common,):
             try:
-                return place(list(shape), element_type, self.device, self.index)
+                with self.turn:
+                    return place(list(shape), element_type, self.device, self.index)
             except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
                 clearer = None if self._room is None else self._room.translated(error)
                 if isinstance(error, MemoryError) and self._room is not None:
@@ -96,7 +104,8 @@ class DeviceStore:
             place = (self.device, self.index, element_type, [source.count])
             binding.bind_input(f"from_{tensor}", *place, source.address)
             binding.bind_output(f"to_{tensor}", *place, target.address)
-        self._copier.run_with_iobinding(binding)
+        with self.turn:
+            self._copier.run_with_iobinding(binding)
 
     def copy_tensors(self, sources: Sequence[Any], targets: Sequence[Any]) -> None:
         """Copy every tensor of a cache to another one of its shape."""
@@ -104,7 +113,8 @@ class DeviceStore:
         for tensor, (source, target) in enumerate(zip(sources, targets, strict=True)):
             binding.bind_ortvalue_input(f"from_{tensor}", source)
             binding.bind_ortvalue_output(f"to_{tensor}", target)
-        self._copier.run_with_iobinding(binding)
+        with self.turn:
+            self._copier.run_with_iobinding(binding)
 
     def cut(self, values: Sequence[Any], length: int) -> list[Any]:
         """The first tokens of every tensor [1, kv_heads, longer, head_size] of a cache, as new tensors."""

@@ -81,7 +81,8 @@ class DevicePort(Port):
             size += -(-int(np.prod(shape)) * np.dtype(dtype).itemsize // _ALIGNMENT) * _ALIGNMENT
         self._copy = np.zeros(size, np.uint8)
         self._value = store.allocate([size], _UINT8)
-        self._value.update_inplace(self._copy)
+        with store.turn:
+            self._value.update_inplace(self._copy)
         self.arrays = {}
         for name, (shape, dtype) in forms.items():
             start, length = self._offsets[name], int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -118,7 +119,8 @@ class TensorPort(Port):
         self._values = {
             name: store.allocate(array.shape, _ELEMENT_TYPES[array.dtype]) for name, array in self.arrays.items()
         }
-        self.send()
+        with store.turn:
+            self.send()
 
     def bind_input(self, binding: Any, name: str, shape: Sequence[int] | None = None) -> None:
         """As `Port.bind_input`, the whole array."""

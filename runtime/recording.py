@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 from contextlib import AbstractContextManager, nullcontext
-from threading import Lock
 from typing import Any
 
 from .engine import ort
@@ -23,24 +22,22 @@ _NUMBER_OPTION, _UNRECORDED = "gpu_graph_id", "-1"
 class Runs:
     """What runs one session's graph."""
 
-    def __init__(self, session: Any, *, turn: AbstractContextManager[Any] | None = None, records: bool = False):
+    def __init__(self, session: Any, turn: AbstractContextManager[Any] | None = None, *, records: bool = False):
         """How to run.
 
         Args:
             session: ONNX Runtime's.
             turn: held while it runs, where others have to wait; None: runs go side by side.
-            records: the session was opened with `enable_cuda_graph`. Runs then take turns: what a recording uses
-                between its nodes is not reserved for it.
+            records: the session was opened with `enable_cuda_graph`.
         """
         self.session = session
-        self.turn: AbstractContextManager[Any] = turn or (Lock() if records else nullcontext())
-        self._records = records
+        self.turn: AbstractContextManager[Any] = turn or nullcontext()
+        self.unrecorded = _run_options(_UNRECORDED) if records else None  # options of runs that nobody repeats
         self._numbers = itertools.count(1)  # 0 is what runs have that say nothing
-        self._unrecorded = _run_options(_UNRECORDED) if records else None
 
     def run(self, binding: Any, recording: Recording | None = None) -> None:
         """Run what is bound, and wait for its end; the caller holds the turn."""
-        options = self._unrecorded if recording is None else recording.options
+        options = self.unrecorded if recording is None else recording.options
         if options is None:
             self.session.run_with_iobinding(binding)
         else:
@@ -48,7 +45,7 @@ class Runs:
 
     def new_recording(self) -> Recording | None:
         """A recording to be made of the steps of a lane; None where nothing is recorded."""
-        return Recording(self.session, next(self._numbers)) if self._records else None
+        return None if self.unrecorded is None else Recording(self.session, next(self._numbers))
 
 
 class Recording:

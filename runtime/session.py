@@ -50,7 +50,8 @@ class Session:
         self.room = room  # for caches on a device; None on the CPU
         self.budget = budget
         self.context_length = context_length
-        self.runs = Runs(session, turn=None if store is None else store.turn, records=place.cuda_graph)
+        self.runs = Runs(session, None if store is None else store.turn, records=place.cuda_graph)
+        self._is_on_device = store is not None
         graph = Graph(self.runs, spec, store)
         self._steps = new_steps(graph, shares_cache_buffer=shares_cache_buffer, foreign=foreign)
 
@@ -133,6 +134,7 @@ class Session:
                 device=place.provider,
                 index=place.device,
                 is_addressable=place.provider != "dml",
+                records=place.cuda_graph,
                 room=room,
             )
         return cls(
@@ -150,9 +152,13 @@ class Session:
     def new_cache(self, batch: int = 1, capacity: int = 64, limit: int = UNLIMITED) -> AnyCache:
         """An empty cache for `batch` rows, with room for `capacity` tokens, growing to at most `limit` or the context.
 
+        On a device a limit that is given is allocated at once: growing would copy all and end what was recorded.
+
         Raises:
             MemoryLimitError: the budget, or the device's memory, does not allow it.
         """
+        if self._is_on_device and limit < UNLIMITED:
+            capacity = limit
         return self._steps.new_cache(batch, capacity, min(limit, self.context_length), self.budget)
 
     def step(self, ids: NDArray[np.int64], cache: AnyCache, keep: int = 1) -> NDArray[Any]:
@@ -207,7 +213,7 @@ class Session:
         feeds: dict[str, NDArray[Any]] = dict(zip(self.spec.past_names, pasts, strict=True))
         feeds["input_ids"] = ids
         feeds |= told_inputs(self.spec, np.ones_like(ids), np.zeros(1, np.int64), ids.shape[1])
-        return dict(zip(names, self._session.run(list(names), feeds), strict=True))
+        return dict(zip(names, self._session.run(list(names), feeds, self.runs.unrecorded), strict=True))
 
 
 class PlainGraph:

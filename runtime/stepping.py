@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .buffers import Buffers, HostBuffers, host_value
-from .cache import UNLIMITED, AnyCache, KVCache, RowsKVCache, SeparateKVCache
+from .cache import AnyCache, KVCache, RowsKVCache, SeparateKVCache
 from .cache_layout import CacheLayout
 from .device_buffers import DeviceBuffers, RowBuffers
 from .engine import ort
@@ -71,11 +71,8 @@ class SharedSteps(Steps):
         self._lane_kind = ExactLane if foreign and not self._rows_apart else Lane
 
     def new_cache(self, batch: int, capacity: int, limit: int, budget: MemoryBudget) -> KVCache:
-        """As `Steps.new_cache`. On a device, growing would copy everything: a stated limit is allocated at once."""
-        layout: CacheLayout = self._graph.spec.layout
-        if self._graph.store is not None and limit < UNLIMITED:
-            capacity = limit
-        return KVCache(layout, batch, min(capacity, limit), limit, budget, self._allocate)
+        """As `Steps.new_cache`."""
+        return KVCache(self._graph.spec.layout, batch, min(capacity, limit), limit, budget, self._allocate)
 
     def step(self, ids: NDArray[np.int64], cache: KVCache, keep: int) -> Outcome:
         """As `Steps.step`."""

@@ -22,7 +22,8 @@ def on_device(session: Session, *, is_addressable: bool = True, ort_session: Any
         options: of the session, other than its own.
     """
     ort_session = ort_session or session.runs.session
-    store = DeviceStore(ort_session, session.spec.layout, device="cpu", is_addressable=is_addressable)
+    records = "place" in options and options["place"].cuda_graph
+    store = DeviceStore(ort_session, session.spec.layout, device="cpu", is_addressable=is_addressable, records=records)
     options = {
         "shares_cache_buffer": session.shares_cache_buffer,
         "budget": session.budget,

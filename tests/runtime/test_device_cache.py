@@ -41,10 +41,8 @@ def tensors(cache):
     buffers, layout = cache._buffers, cache.layout
     if isinstance(buffers, RowBuffers):
         return [[over(value, layout)[0] for value in row] for row in buffers.values[: cache.batch]]
-    if isinstance(buffers, DeviceBuffers):
-        arrays = [over(value, layout) for value in buffers.values]
-    else:
-        arrays = buffers.arrays
+    is_device = isinstance(buffers, DeviceBuffers)
+    arrays = [over(value, layout) for value in buffers.values] if is_device else buffers.arrays
     return [[array[kind, row] for array in arrays for kind in range(2)] for row in range(cache.batch)]
 
 
@@ -147,7 +145,7 @@ def test_a_full_device_names_the_largest_context_and_leaves_the_cache_as_it_was(
     allocate = DeviceStore.allocate
     # The CPU's own allocator refuses this many bytes, in the words that those of devices have.
     monkeypatch.setattr(DeviceStore, "allocate", lambda store, _, kind: allocate(store, [1 << 55], kind))
-    with pytest.raises(MemoryLimitError, match="cuda device 0 is out of memory: .*has 360 tokens"):
+    with pytest.raises(MemoryLimitError, match=r"cuda device 0 is out of memory: .*has 360 tokens"):
         cache.ensure(65)
     assert (cache.capacity, cache.length, budget.used) == (64, 64, used)
     assert contents(cache) == before
