@@ -13,11 +13,13 @@ from .cache import CacheLayout
 from .errors import BundleError
 
 _FLOAT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_BFLOAT16 = "tensor(bfloat16)"
 _CACHE_TYPES = {
     **_FLOAT_TYPES,
     "tensor(int8)": np.int8,
     "tensor(uint8)": np.uint8,
-}  # whole numbers: scales in the graph
+    _BFLOAT16: np.uint16,  # moved about as what numpy has of its size
+}  # whole numbers of 8 bits: scales in the graph
 # past_key_values.0.key (ours, optimum, transformers.js, onnxruntime-genai), past_key_values.0.decoder.key, past_key_0
 _CACHE_NAMES = (
     re.compile(r"(?P<side>past|present)\w*\.(?P<layer>\d+)\.(?:decoder\.|self\.)?(?P<kind>key|value)"),
@@ -72,7 +74,11 @@ def read_spec(session: Any, architecture: Mapping[str, Any] | None = None) -> Gr
     keep = next((name for name in _KEEP_NAMES if name in inputs or name in overridable), None)
     keep_input = None if keep is None else inputs.get(keep) or overridable[keep]
     return GraphSpec(
-        layout=CacheLayout(tuple(_sizes(key, known) for key in keys), _cache_dtype(inputs, pasts)),
+        layout=CacheLayout(
+            tuple(_sizes(key, known) for key in keys),
+            _cache_dtype(inputs, pasts),
+            is_bfloat16=keys[0].type == _BFLOAT16,
+        ),
         past_names=tuple(pasts.values()),
         present_names=tuple(presents[place] for place in pasts),
         vocab_size=_size(logits, 2, known, "vocab_size"),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from onnxgpt.graphs.choices import add_choices
 from onnxgpt.runtime.device_store import DeviceStore
@@ -217,6 +218,55 @@ def test_a_step_allocates_and_binds_nothing(
             tracemalloc.stop()
         assert cache.length == 206
     assert after - before < 2000  # bytes, over 150 steps
+
+
+def bfloat16_graph() -> bytes:
+    """Keys and values of bfloat16 [1, 1, capacity, 4] are tokens' rows of a table; logits are the sum of all so far."""
+    table = np.array([[1, 2, 3, 4], [16, 0, -2, 8], [0, 1, 0, -1], [5, 5, 5, 5]], np.float32)
+    constants = {"table": table, "first": np.array([1]), "zeros": np.zeros((1, 2), np.int64), "axis": np.array([2])}
+    constants |= {"outer": np.array([1, 3]), "none": np.array(0, np.float32)}
+    kinds = ("key", "value")
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["rows"]),
+        helper.make_node("Squeeze", ["rows", "first"], ["row"]),
+        helper.make_node("Cast", ["row"], ["update"], to=TensorProto.BFLOAT16),
+        helper.make_node("ReduceSum", ["attention_mask", "first"], ["length"], keepdims=1),
+        helper.make_node("Sub", ["length", "first"], ["place"]),
+        helper.make_node("Concat", ["zeros", "place"], ["indices"], axis=1),
+        *(
+            helper.make_node("ScatterND", [f"past_key_values.0.{kind}", "indices", "update"], [f"present.0.{kind}"])
+            for kind in kinds
+        ),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.BOOL),
+        helper.make_node("Unsqueeze", ["mask", "outer"], ["is_held"]),
+        helper.make_node("Cast", ["present.0.value"], ["values"], to=TensorProto.FLOAT),
+        helper.make_node("Where", ["is_held", "values", "none"], ["held"]),
+        helper.make_node("ReduceSum", ["held", "axis"], ["logits"], keepdims=0),
+    ]
+    shape = [1, 1, "capacity", 4]
+    pasts = [helper.make_tensor_value_info(f"past_key_values.0.{kind}", TensorProto.BFLOAT16, shape) for kind in kinds]
+    presents = [helper.make_tensor_value_info(f"present.0.{kind}", TensorProto.BFLOAT16, shape) for kind in kinds]
+    names = ("input_ids", "attention_mask")
+    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, [1, name]) for name in names]
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 1, 4])
+    tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "sums", [*inputs, *pasts], [logits, *presents], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("kind", ["arrays", "addressed", "tensors"])
+def test_a_bfloat16_cache_that_numpy_has_no_type_for(kind: str) -> None:
+    session = Session.open(bfloat16_graph(), context_length=200)
+    assert session.spec.layout.bytes_per_token() == 2 * 4 * 2
+    if kind != "arrays":
+        session = on_device(session, is_addressable=kind == "addressed")
+    with session.new_cache(capacity=100, limit=100) as cache:
+        sums = [session.step(np.array([[token]]), cache)[0, 0].tolist() for token in (0, 1, 2, 3, 3)]
+        cache.truncate(1)
+        with cache.copy() as twin:
+            sums.append(session.step(np.array([[1]]), twin)[0, 0].tolist())
+    assert sums == [[1, 2, 3, 4], [17, 2, 1, 12], [17, 3, 1, 11], [22, 8, 6, 16], [27, 13, 11, 21], [17, 2, 1, 12]]
 
 
 class Heard:
