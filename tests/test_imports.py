@@ -16,7 +16,7 @@ import onnxgpt
 PACKAGE = Path(onnxgpt.__file__).parent
 HEAVY = {"torch", "onnx", "onnxscript", "onnx_ir", "transformers", "safetensors", "gguf", "huggingface_hub"}
 RUNTIME_MAY_IMPORT = {"numpy", "onnxruntime", "tokenizers", "minijinja"}
-PARTS = ("models", "export", "graphs", "runtime", "quantize", "cli")
+PARTS = ("models", "export", "graphs", "runtime", "quantize", "doctor", "cli")
 
 
 def modules(part: str) -> list[Path]:
@@ -102,6 +102,15 @@ def test_these_modules_load_no_torch(part: str) -> None:
         assert "torch" not in outsiders_of(path, top_level_only=True), path
 
 
+def test_doctor_runs_where_anything_may_be_missing() -> None:
+    for path in modules("doctor"):
+        top_level = outsiders_of(path, top_level_only=True)
+
+        assert siblings_of(path) <= {"doctor", "graphs", "models", "runtime"}, path
+        assert outsiders_of(path) <= {"numpy", "onnx_ir"}, path
+        assert path.stem in ("products", "product_graph") or not top_level, path
+
+
 def test_the_families_are_told_where_pytorch_is_not_installed() -> None:
     loaded = loaded_modules("from onnxgpt.models.families import FAMILIES; assert len(FAMILIES) > 10")
 
@@ -110,7 +119,7 @@ def test_the_families_are_told_where_pytorch_is_not_installed() -> None:
 
 def test_nothing_imports_the_command_line() -> None:
     for path in PACKAGE.rglob("*.py"):
-        if path.relative_to(PACKAGE).parts[0] in ("models", "export", "graphs", "runtime", "quantize"):
+        if path.relative_to(PACKAGE).parts[0] in ("models", "export", "graphs", "runtime", "quantize", "doctor"):
             assert "cli" not in siblings_of(path), path
             assert "click" not in outsiders_of(path), path
 
