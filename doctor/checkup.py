@@ -9,6 +9,7 @@ from ..runtime.threads import CpuLimits, cpu_limits
 from .accelerators import accelerator_findings
 from .builds import build_on_disk, installed_builds
 from .cache import cache_findings
+from .conflicts import NAME as INSTALLATION
 from .conflicts import build_findings
 from .findings import Finding
 from .library import import_finding, telemetry_finding
@@ -34,6 +35,7 @@ def checkup(
     """
     told = progress or (lambda what: None)
     judged, limits = processor or this_processor(), cpu_limits()
+    faults = set()
     for what, part in (
         ("versions", versions_findings),
         ("ONNX Runtime", lambda: build_findings(installed_builds(), build_on_disk())),
@@ -43,9 +45,12 @@ def checkup(
         ("models", cache_findings),
     ):
         told(what)
-        yield from _guarded(what, part)
+        for finding in _guarded(what, part):
+            if finding.state == "fault":
+                faults.add(finding.name)
+            yield finding
     told("importing ONNX Runtime")
-    found, ort = import_finding()
+    found, ort = import_finding(explained=INSTALLATION in faults)
     yield found
     if ort is not None and selftest:
         told("measuring products")

@@ -29,21 +29,24 @@ def telemetry_finding() -> Finding:
     return Finding(TELEMETRY, "ok", f"off: {_SWITCH}=1 is set before onnxruntime is imported", facts=facts)
 
 
-def import_finding() -> tuple[Finding, Any]:
-    """Import ONNX Runtime; what came of it, and the module or None."""
-    from ..runtime.errors import ProviderError
+def import_finding(explained: bool = False) -> tuple[Finding, Any]:
+    """Import ONNX Runtime; what came of it, and the module or None.
 
+    Args:
+        explained: a fault of its installation was found, so that a failure here needs no remedy of its own.
+    """
     try:
         from ..runtime.engine import ort
 
         available = list(ort.get_available_providers())
-    except (ProviderError, AttributeError, OSError) as error:  # AttributeError: an empty shell of a removed build
-        found = f"onnxruntime can't be used ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
-        advice = "see what is said of its installation; where nothing is, install it anew"
-        return Finding(IMPORT, "fault", found, advice, ('pip install --force-reinstall "onnxgpt[cpu]"',)), None
-    except Exception as error:  # a build for another numpy or another system fails in ways of its own
-        found = f"onnxruntime can't be imported ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
-        return Finding(IMPORT, "fault", found, "install it anew", ('pip install --upgrade "onnxgpt[cpu]"',)), None
+    except Exception as error:  # it is missing, a shell without anything, or made for another numpy or system
+        cause = error.__cause__ or error
+        found = f"onnxruntime can't be imported ({type(cause).__name__}: {' '.join(str(cause).split())[:200]})"
+        if explained:
+            return Finding(IMPORT, "fault", found, "mend what is said of onnxruntime above"), None
+        return Finding(
+            IMPORT, "fault", found, "install it anew", ('pip install --force-reinstall "onnxgpt[cpu]"',)
+        ), None
     facts = {"version": ort.__version__, "file": ort.__file__, "providers": available}
     shown = ", ".join(name.removesuffix("ExecutionProvider") for name in available)
     return Finding(IMPORT, "ok", f"onnxruntime {ort.__version__} with the providers {shown}", facts=facts), ort

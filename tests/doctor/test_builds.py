@@ -56,6 +56,11 @@ def test_no_build_at_all_is_a_fault_and_the_rest_is_still_told(environment: Envi
     assert done.stdout.splitlines()[-1] == "2 faults"
     assert findings["onnxruntime"]["commands"] in (['pip install "onnxgpt[cpu]"'], ['pip install "onnxgpt[cuda]"'])
     assert findings["import"]["state"] == "fault"
+    assert (
+        findings["import"]["found"]
+        == "onnxruntime can't be imported (ModuleNotFoundError: No module named 'onnxruntime')"
+    )
+    assert findings["import"]["advice"] == "mend what is said of onnxruntime above"
     assert findings["embedded model"]["state"] == findings["cache folder"]["state"] == "ok"
     assert "self-test on cpu: parity" not in findings
 
@@ -115,6 +120,19 @@ def test_a_package_that_pip_knows_nothing_of_is_noted(environment: Environment) 
 
     assert finding["state"] == "note"
     assert f"onnxruntime {VERSION} in " in finding["found"]
+
+
+def test_a_build_that_can_t_be_imported_for_reasons_of_its_own(environment: Environment) -> None:
+    (environment.directory / "onnxruntime").mkdir()
+    code = "raise ImportError('numpy.core.multiarray failed to import')\n"
+    (environment.directory / "onnxruntime" / "__init__.py").write_text(code)
+    environment.plant_distribution("onnxruntime", "1.31.1", {"onnxruntime/__init__.py": len(code)})
+    findings = environment.findings()
+
+    assert findings["onnxruntime"]["state"] == "ok"
+    assert findings["import"]["state"] == "fault"
+    assert "(ImportError: numpy.core.multiarray failed to import)" in findings["import"]["found"]
+    assert findings["import"]["commands"] == ['pip install --force-reinstall "onnxgpt[cpu]"']
 
 
 @pytest.mark.slow
