@@ -19,6 +19,8 @@ from onnxgpt.runtime.model import Model
 from onnxgpt.runtime.reading import last_position
 from onnxgpt.runtime.session import Session
 
+from .device_sessions import model_on_device
+
 PROMPTS = ["Once upon a time", "The old king had three sons, and the youngest"]
 NEW = 30
 GREEDY: dict[str, Any] = {"do_sample": False}
@@ -158,3 +160,21 @@ def test_sequences_that_end_at_different_steps_and_wait_for_places(
     by_logits()
 
     assert [each.token_ids for each in found] == [each.token_ids for each in choosing.generate(PROMPTS, **options)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [GREEDY, SAMPLED | {"num_return_sequences": 2}, GREEDY | {"num_beams": 4}, SAMPLED | {"top_k": 0, "top_p": 0.6}],
+    ids=str,
+)
+def test_steps_on_a_device_bring_the_same(
+    choosing: Model, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = model_on_device(choosing)
+    steps = Steps(device.session, monkeypatch)
+    found, expected = (each.generate(PROMPTS, max_new_tokens=NEW, **options) for each in (device, choosing))
+
+    assert [each.token_ids for each in found] == [each.token_ids for each in expected]
+    assert [each.logprobs for each in found] == [each.logprobs for each in expected]
+    assert steps.chosen > 0
+    assert steps.fetched == 0 or "top_p" in options
