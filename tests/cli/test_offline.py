@@ -11,7 +11,7 @@ import pytest
 
 from .conftest import COMMAND, Run
 
-GENERATE = [*COMMAND, "generate", "Once upon a time", "--seed", "7", "--max-new-tokens", "16"]
+GENERATE = [*COMMAND, "generate", "Once upon a time", "--seed", "7", "--max-new-tokens", "16", "--provider", "cpu"]
 
 
 def works(*command: str) -> bool:

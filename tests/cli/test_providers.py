@@ -14,7 +14,7 @@ import onnxgpt
 from onnxgpt.runtime.devices import devices_of
 from onnxgpt.runtime.engine import ort
 
-from .conftest import COMMAND, RUNNING, Run
+from .conftest import COMMAND, Run
 
 GENERATE = ("generate", "Once upon a time", "--seed", "7", "--max-new-tokens", "8")
 NOT_HERE = (
@@ -24,6 +24,7 @@ NOT_HERE = (
     "CUDA's attention takes float16 and bfloat16, and this bundle is float32 (`onnxgpt export fairytale --target cuda "
     "--out DIR`, then `onnxgpt quantize DIR --out SMALLER` makes one that it can run)\n"
 )
+RUNNING = "running on cpu (made for cpu in float32)\n"
 PEERS = "ONNXGPT_PEERS"
 without_cuda = pytest.mark.skipif(
     bool(devices_of("cuda")) or "CUDAExecutionProvider" in ort.get_available_providers(),
