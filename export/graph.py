@@ -13,6 +13,7 @@ import onnx_ir as ir
 import torch
 
 from ..graphs.choices import add_choices
+from ..graphs.precision import to_half
 from ..graphs.targets import CPU_FLOAT32, GraphForm, Target
 from ..models.config import GPTConfig
 from ..models.gpt import GPT
@@ -38,7 +39,7 @@ class ExportedGraph:
 
 
 def export_graph(gpt: GPT, form: GraphForm) -> ExportedGraph:
-    """Export `gpt` with past key values and rewrite the graph for its operator set and target.
+    """Export `gpt` with past key values and rewrite the graph for its operator set, target and type.
 
     Raises:
         ExportError: PyTorch's exporter failed, or the standard set was asked for and a node is of another.
@@ -46,6 +47,7 @@ def export_graph(gpt: GPT, form: GraphForm) -> ExportedGraph:
     model, shares_cache_buffer = trace_gpt(gpt, form.operators, form.target)
     passes = run_passes(model, passes_for(form.target, form.operators))
     _name_dimensions(model.graph, gpt.config)
+    to_half(model, form.dtype)
     if form.target.chooses_tokens:  # last, since the outputs that this adds read the finished logits
         passes += run_passes(model, (add_choices,))
     if form.operators == "standard":

@@ -110,6 +110,7 @@ class FusedAttention(nn.Module):
 def attention_for(config: GPTConfig, operators: Operators, target: Target) -> FusedAttention | StandardAttention:
     """The attention that is exported: the fused one where it was asked for and has a kernel, else the standard one."""
     fits = config.head_size % _ATTENTION_HEAD_MULTIPLE == 0
+    fits &= target.biased_attention or config.position != "alibi"
     if operators == "fused" and fits and not (target.plain_attention and asks_more(config)):
         return FusedAttention(config, target)
     return StandardAttention(config) if target.scatters else StandardAttention(config, place_rows)

@@ -15,13 +15,13 @@ from ..graphs.writing import write_model
 from ..models.checkpoint import Checkpoint, build_gpt, open_checkpoint
 from ..models.lora import LoraChoice
 from ..runtime.bundle import GRAPH_FILE, TOKENIZER_FILE, Bundle, refuse_existing, seal, staged_output
-from ..runtime.errors import CheckpointError, OptionError, ParityError
+from ..runtime.errors import CheckpointError, ParityError
 from ..runtime.manifest import GraphRecord, Manifest
 from .genai import FILE as GENAI_FILE
 from .genai import genai_config
 from .graph import ExportedGraph, export_graph
 from .matrices import describe_matrices
-from .parity import Progress, prove_parity
+from .parity import ParityReport, Progress, prove_parity
 
 
 def export_source(
@@ -39,7 +39,6 @@ def export_source(
 ) -> Bundle:
     """See `onnxgpt.export.export_bundle`."""
     form = graph_form(target, operators, dtype)
-    refuse_half(form)
     refuse_existing(out, force=force)
     _report(progress, f"opening {source}")
     text = source if isinstance(source, str) else Path(source)
@@ -68,19 +67,20 @@ def export_checkpoint(
         manifest = _write(checkpoint, directory, form, progress)
         report = prove_parity(Bundle(directory, manifest), checkpoint, progress=progress)
         if not report.passed:
-            raise ParityError(
-                f"the exported graph is not {checkpoint.name}: {'; '.join(report.failures())}; no bundle was written"
-            )
+            raise refused(report, checkpoint.name, form)
         seal(directory, replace(manifest, parity=report.to_dict()))
     return Bundle.open(out)
 
 
-def refuse_half(form: GraphForm) -> None:
-    """Raise OptionError for a type that is not built yet."""
-    if form.dtype != "float32":
-        raise OptionError(
-            f"dtype {form.dtype} is not built yet: export --dtype float32, for cuda with --operators standard"
+def refused(report: ParityReport, name: str, form: GraphForm) -> ParityError:
+    """What is said of a graph that did not pass: a half type whose range it left, or that it is another model."""
+    if report.overflows and form.dtype != "float32":
+        where = ", ".join(case.name for case in report.cases if case.overflows)
+        return ParityError(
+            f"{name} overflows {form.dtype}: its logits are not finite ({where}); no bundle was written: "
+            f"export {form.target.wider_than(form.operators, form.dtype)}"
         )
+    return ParityError(f"the exported graph is not {name}: {'; '.join(report.failures())}; no bundle was written")
 
 
 def _write(checkpoint: Checkpoint, directory: Path, form: GraphForm, progress: Progress | None) -> Manifest:
@@ -97,7 +97,7 @@ def _write(checkpoint: Checkpoint, directory: Path, form: GraphForm, progress: P
     )
     _report(progress, "writing the weights")
     elsewhere = "export it for another target, such as --target cpu"
-    require_kernels(exported.model, form.target.name, advice=elsewhere)  # of the graph as it is written
+    require_kernels(exported.model, manifest.graph.target, advice=elsewhere)  # of the graph as it is written
     write_model(exported.model, directory)
     for name, content in checkpoint.files.items():
         (directory / name).write_bytes(content)
@@ -109,11 +109,13 @@ def _write(checkpoint: Checkpoint, directory: Path, form: GraphForm, progress: P
 
 def _graph_record(exported: ExportedGraph, form: GraphForm) -> GraphRecord:
     graph = exported.model.graph
+    # One in a type that the target has no kernels for is made to be worked on, and runs on the CPU meanwhile.
+    fits = form.dtype in form.target.dtypes[form.operators]
     return GraphRecord(
         file=GRAPH_FILE,
         dtype=form.dtype,
         operators=form.operators,
-        target=form.target.name,
+        target=form.target.name if fits else "cpu",
         shares_cache_buffer=exported.shares_cache_buffer,
         chunked_prefill=form.target.chunked_prefill or not exported.shares_cache_buffer,
         inputs=tuple(str(value.name) for value in graph.inputs),

@@ -28,14 +28,27 @@ class Target:
     dtypes: Mapping[Operators, tuple[Dtype, ...]]  # of weights, cache and activations; the default first
     packs_qkv: bool  # the fused attention takes query, key and value as one tensor
     plain_attention: bool = False  # the fused attention knows no rotary, window, soft cap or bias
+    biased_attention: bool = True  # the fused attention takes a bias, as ALiBi needs
     scatters: bool = True  # ScatterElements has a kernel in the opset that is exported
     chunked_prefill: bool  # the fused attention takes several new tokens on top of a past
     chooses_tokens: bool  # the graph gives the best tokens out beside the logits
     recipes: tuple[str, ...]  # of quantize, what they make has kernels
     looks_up_blocks: bool = True  # embeddings may be in blocks; else they, and heads tied to them, stay as they are
-    spells_out_blocks: bool = False  # products by blocks want whole blocks, their zeros given and no bias inside
+    # Products by blocks want whole blocks: DirectML has no others, and CUDA's kernel for a few rows, which reads codes
+    # as they are, takes no others of 8 bits: the matrix would be written out in half precision at every step.
+    whole_blocks: bool = False
+    spells_out_blocks: bool = False  # products by blocks want their zeros given and no bias inside
     # The object of this provider in genai_config.json's provider_options; None: onnxruntime-genai's own, the CPU.
     genai_provider: Mapping[str, Mapping[str, str]] | None = field(default=None)
+
+    def wider_than(self, operators: Operators, dtype: Dtype) -> str:
+        """What to export instead of a half type whose range a model leaves, as options of the command."""
+        ways = [
+            f"--dtype {wide}" for wide in ("bfloat16", "float32") if wide in self.dtypes[operators] and wide != dtype
+        ]
+        if "float32" not in self.dtypes[operators] and "float32" in self.dtypes["standard"]:
+            ways.append("--dtype float32 --operators standard")
+        return " or ".join(ways)
 
     def default_dtype(self, operators: Operators) -> Dtype:
         """The type that is exported when none is asked for."""
@@ -51,9 +64,10 @@ class GraphForm:
     dtype: Dtype
 
 
-# CUDA's GroupQueryAttention has float16 and bfloat16 kernels alone; the CPU's has float32 and float16. DirectML's takes
-# no packed input, passes over in silence what it does not know, and reads several tokens on a past as if they were a
-# fresh prompt; see kernels/directml.json.
+# CUDA's GroupQueryAttention has float16 and bfloat16 kernels alone, and none that takes a bias; the CPU's has float32
+# and float16. CUDA's skip-norms add up in the type that they read unless they are told to be strict. DirectML's
+# attention takes no packed input, passes over in silence what it does not know, and reads several tokens on a past as
+# if they were a fresh prompt; see kernels/directml.json.
 TARGETS: Mapping[str, Target] = MappingProxyType(
     {
         target.name: target
@@ -70,10 +84,12 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 name="cuda",
                 dtypes={"fused": ("float16", "bfloat16"), "standard": ("float16", "bfloat16", "float32")},
                 packs_qkv=True,
+                biased_attention=False,
                 chunked_prefill=True,
                 chooses_tokens=True,
                 recipes=("int8", "int4", "auto", "int8-static", "cache"),
-                genai_provider={"cuda": {}},
+                whole_blocks=True,
+                genai_provider={"cuda": {"enable_cuda_graph": "0", "enable_skip_layer_norm_strict_mode": "1"}},
             ),
             Target(
                 name="dml",
@@ -84,6 +100,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 chunked_prefill=False,
                 chooses_tokens=False,
                 recipes=("int8", "int4", "auto", "int8-static"),
+                whole_blocks=True,
                 looks_up_blocks=False,
                 spells_out_blocks=True,
                 genai_provider={"dml": {}},

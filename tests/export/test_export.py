@@ -29,11 +29,6 @@ def test_an_existing_output_is_refused_before_the_source_is_looked_at(tmp_path: 
         export_bundle("no such model anywhere", tmp_path / "out")
 
 
-def test_half_precision_says_that_it_is_not_built_yet(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="float16 is not built yet"):
-        export_bundle("no such model anywhere", tmp_path / "out", dtype="float16")
-
-
 @pytest.mark.parametrize("options", [{"dtype": "int3"}, {"operators": "quick"}, {"target": "npu"}])
 def test_unknown_options_are_refused(tmp_path: Path, options: dict[str, str]) -> None:
     with pytest.raises(OptionError, match="expected"):
