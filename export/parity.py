@@ -19,7 +19,9 @@ from ..runtime.bundle import Bundle
 from ..runtime.engine import ort
 from ..runtime.errors import ParityError
 from ..runtime.session import Session
+from ..runtime.settings import DEFAULT_SETTINGS, SessionSettings
 
+_ON_CPU = SessionSettings(provider="cpu")
 TOLERANCE = 1e-3  # in log-probability (natural logarithm), of float32 graphs
 # Of the graphs of each type: the largest difference of any token of the vocabulary at any position of prompts of random
 # tokens. SmolLM2 in float16 comes to 0.13: its residual stream goes into the thousands. bfloat16 has 8 bits where
@@ -166,7 +168,8 @@ def prove_against(bundle: Bundle, model: Reference, *, progress: Progress | None
 
 def _prove(bundle: Bundle, opened: Bundle, model: Reference, progress: Progress | None) -> ParityReport:
     """Prove a bundle by running `opened`, which is the bundle itself or what `computable` makes of it."""
-    session = Session.open_bundle(opened)
+    # Where it is made for, or on the CPU where that is not here; what is made for the CPU there alone.
+    session = Session.open_bundle(opened, _ON_CPU if bundle.manifest.graph.target == "cpu" else DEFAULT_SETTINGS)
     tolerance = TOLERANCES.get(bundle.manifest.graph.dtype, TOLERANCE) if opened is bundle else WEIGHTS_TOLERANCE
     report = progress or (lambda message, fraction: None)
     with torch.inference_mode():
