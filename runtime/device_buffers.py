@@ -31,7 +31,7 @@ class DeviceBuffers(Buffers):
         super().__init__(layout, rows, capacity)
         self._store = store
         self.values = [
-            store.allocate((2, rows, heads, capacity, size), layout.element_type) for heads, size in layout.layers
+            store.allocate((2, rows, heads, capacity, size), layout.element_type, rows) for heads, size in layout.layers
         ]
 
     def bind(self, binding: Any, names: Names, first: int, rows: int) -> list[Any]:
@@ -106,7 +106,7 @@ class RowBuffers(Buffers):
         self._store = store
         self.values = [
             [
-                store.allocate((1, heads, capacity, size), layout.element_type)
+                store.allocate((1, heads, capacity, size), layout.element_type, rows)
                 for heads, size in layout.layers
                 for _ in range(2)
             ]

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 from .cache_layout import CacheLayout
-from .device_memory import DeviceRoom
+from .device_memory import DeviceRoom, asked_bytes, is_out_of_memory
 from .engine import ort, session_options
 from .identity_graph import identity_graph
 
@@ -74,11 +74,16 @@ class DeviceStore:
         self._copier: Any = None
         self._opening = threading.Lock()
 
-    def allocate(self, shape: Sequence[int], element_type: int) -> Any:
+    def allocate(self, shape: Sequence[int], element_type: int, rows: int = 1) -> Any:
         """A tensor on the device, as an OrtValue; what is in it is not defined.
 
+        Args:
+            shape: of the tensor.
+            element_type: by ONNX's number (onnx.TensorProto.DataType).
+            rows: of the cache that it is for, or is bound beside.
+
         Raises:
-            MemoryLimitError: the device has no room for it.
+            MemoryLimitError: the device has no room for it; the largest context that fits is named.
         """
         own = getattr(self._session, "create_ortvalue_from_shape_and_type", None) if self.is_addressable else None
         common = ort.OrtValue.ortvalue_from_shape_and_type
@@ -87,11 +92,8 @@ class DeviceStore:
                 with self.turn:
                     return place(list(shape), element_type, self.device, self.index)
             except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
-                clearer = None if self._room is None else self._room.translated(error)
-                if isinstance(error, MemoryError) and self._room is not None:
-                    clearer = self._room.exceeded(None)
-                if clearer is not None:
-                    raise clearer from error
+                if self._room is not None and (isinstance(error, MemoryError) or is_out_of_memory(error)):
+                    raise self._room.exceeded(asked_bytes(error), rows) from error
                 if place is common:
                     raise
         raise AssertionError

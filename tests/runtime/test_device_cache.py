@@ -144,8 +144,10 @@ def test_a_full_device_names_the_largest_context_and_leaves_the_cache_as_it_was(
     before, used = contents(cache), budget.used
     allocate = DeviceStore.allocate
     # The CPU's own allocator refuses this many bytes, in the words that those of devices have.
-    monkeypatch.setattr(DeviceStore, "allocate", lambda store, _, kind: allocate(store, [1 << 55], kind))
-    with pytest.raises(MemoryLimitError, match=r"cuda device 0 is out of memory: .*has 360 tokens"):
+    monkeypatch.setattr(DeviceStore, "allocate", lambda store, _, *others: allocate(store, [1 << 55], *others))
+    with pytest.raises(
+        MemoryLimitError, match=r"cuda device 0 is out of memory: .*largest context of 4 rows that fits has 90 tokens"
+    ):
         cache.ensure(65)
     assert (cache.capacity, cache.length, budget.used) == (64, 64, used)
     assert contents(cache) == before
