@@ -66,7 +66,8 @@ def _folder_finding(folder: Path) -> Finding:
         return Finding(FOLDER, "fault", found, _RIGHTS, _owning(folder, existing == folder), facts)
     facts["free_bytes"] = free
     if unread := [path for path in _paths(folder) if not os.access(path, _needed_rights(path))]:
-        found = f"{unread[0]}{_and_others(unread)} can't be read by {_user()}"
+        rights = "entered and written" if unread[0].is_dir() else "read"
+        found = f"{unread[0]}{_and_others(unread)} can't be {rights} by {_user()}"
         return Finding(FOLDER, "fault", found, _RIGHTS, _owning(folder, True), facts)
     state = "" if existing == folder else ", not there yet"
     needed = max(3 * entry.size for entry in CATALOG.values())
@@ -87,8 +88,10 @@ def _content_findings(folder: Path) -> list[Finding]:
         hashing = time.monotonic() < deadline
         try:
             broken = _checkpoint_fault(directory, hashing) or _bundle_fault(directory, hashing)
-        except OSError as error:  # told by the folder's finding already where it is about rights
-            broken = f"{directory} can't be read ({error.strerror or error})"
+        except OSError as error:
+            found = f"{directory} can't be read ({error.strerror or error})"
+            findings.append(Finding(CONTENT, "fault", found, _RIGHTS, facts={"directory": str(directory)}))
+            continue
         if broken:
             advice = "remove it and fetch or make it again"
             facts = {"directory": str(directory)}
@@ -172,7 +175,7 @@ def _paths(folder: Path) -> Iterator[Path]:
 
 
 def _needed_rights(path: Path) -> int:
-    return os.R_OK | os.X_OK if path.is_dir() else os.R_OK
+    return os.R_OK | os.W_OK | os.X_OK if path.is_dir() else os.R_OK
 
 
 def _exists(path: Path) -> bool:

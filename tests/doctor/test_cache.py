@@ -21,6 +21,7 @@ from onnxgpt.models.catalog import CATALOG, find
 
 EMBEDDED_BUNDLE = find("fairytale")
 CONTENT_OF_TINY = b"weights " * 1000
+REMOVE = "rmdir /s /q" if os.name == "nt" else "rm -r"
 NOBODY = 65534  # the number of the user without rights on Linux
 
 needs_users = pytest.mark.skipif(os.name == "nt", reason="takes rights as POSIX has them")
@@ -104,7 +105,7 @@ def test_a_broken_bundle_is_named_with_what_mends_it(bundle: Path, tiny: Path, d
     assert broken.state == "fault"
     assert str(bundle) in broken.found
     assert message in broken.found
-    assert broken.commands == (f'rm -r "{bundle}"', "onnxgpt export SOURCE --out DIR")
+    assert broken.commands == (f'{REMOVE} "{bundle}"', "onnxgpt export SOURCE --out DIR")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_a_broken_checkpoint_is_pulled_again(tiny: Path, damage, message: str) -
 
     assert broken.state == "fault"
     assert message in broken.found
-    assert broken.commands == (f'rm -r "{tiny.parent}"', "onnxgpt pull tiny")
+    assert broken.commands == (f'{REMOVE} "{tiny.parent}"', "onnxgpt pull tiny")
 
 
 def test_what_killed_pulls_left_is_noted(tiny: Path) -> None:
@@ -128,7 +129,7 @@ def test_what_killed_pulls_left_is_noted(tiny: Path) -> None:
 
     assert finding.state == "note"
     assert "5.0 kB" in finding.found
-    assert finding.commands == (f'rm -r "{leftover}"',)
+    assert finding.commands == (f'{REMOVE} "{leftover}"',)
     assert found(CONTENT)[0].facts == {"sound": ["tiny"]}
 
 
@@ -233,7 +234,7 @@ def test_the_usual_folder_is_given_back_to_its_user(cache: Path, monkeypatch: py
 @needs_users
 @pytest.mark.usefixtures("open_way")
 def test_a_model_that_may_not_be_read_is_a_fault(bundle: Path, cache: Path) -> None:
-    for path in (cache, cache / "models"):
+    for path in (cache, cache / "models", bundle):
         path.chmod(0o777)
     secret = bundle / "model.onnx.data"
     secret.chmod(0o000)
@@ -243,6 +244,21 @@ def test_a_model_that_may_not_be_read_is_a_fault(bundle: Path, cache: Path) -> N
     assert findings["cache folder"]["state"] == "fault"
     assert f"{secret} can't be read by user" in findings["cache folder"]["found"]
     assert findings["cached models"]["state"] == "fault"
+    assert list(findings["cached models"]["commands"]) == []  # nothing is to be removed for that
+
+
+@needs_users
+@pytest.mark.usefixtures("open_way")
+def test_a_folder_within_that_may_not_be_written_is_a_fault(cache: Path) -> None:
+    """As after `sudo onnxgpt pull`."""
+    (cache / "models").mkdir(parents=True)
+    cache.chmod(0o777)
+    (cache / "models").chmod(0o555)
+    finding = as_nobody()["cache folder"]
+    (cache / "models").chmod(0o755)
+
+    assert finding["state"] == "fault"
+    assert f"{cache / 'models'} can't be entered and written by user" in finding["found"]
 
 
 def test_a_damaged_package_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +287,7 @@ def test_the_command_finds_a_broken_model(bundle: Path, doctor) -> None:
 
     assert done.returncode == 1
     assert f"FAULT  cached models: {bundle / 'model.onnx'} has sha256" in done.stdout
-    assert f'         rm -r "{bundle}"\n' in done.stdout
+    assert f'         {REMOVE} "{bundle}"\n' in done.stdout
     assert done.stdout.splitlines()[-1].startswith("1 fault")
-    assert subprocess.run(["rm", "-r", str(bundle)], check=False).returncode == 0  # the command that was given
+    subprocess.run(f'{REMOVE} "{bundle}"', shell=True, check=True)  # the command that was given
     assert doctor().returncode == 0
