@@ -18,8 +18,8 @@ SHAPE_OPERATORS = frozenset(
     (
         *("Shape", "Size", "Gather", "Squeeze", "Unsqueeze", "Concat", "Slice", "Reshape", "Cast", "Constant"),
         *("ConstantOfShape", "Identity", "Range", "Expand", "Where", "Equal", "Less", "LessOrEqual", "Greater"),
-        *("GreaterOrEqual", "And", "Or", "Not", "Add", "Sub", "Mul", "Div", "Mod", "Neg", "Min", "Max", "ReduceSum"),
-        *("ReduceMax", "ReduceMin", "ReduceProd", "MemcpyFromHost", "MemcpyToHost"),
+        *("GreaterOrEqual", "And", "Or", "Not", "Add", "Sub", "Mul", "Div", "Mod", "Neg", "Min", "Max", "Clip"),
+        *("ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "MemcpyFromHost", "MemcpyToHost"),
     )
 )
 
