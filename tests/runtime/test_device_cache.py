@@ -1,6 +1,7 @@
 """Caches on a device against the cache in numpy arrays: whatever is done to them, they hold the same tokens."""
 
 import ctypes
+from contextlib import contextmanager
 
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ from onnxgpt.runtime.cache import CacheLayout, KVCache
 from onnxgpt.runtime.device_buffers import DeviceBuffers, RowBuffers
 from onnxgpt.runtime.device_memory import DeviceMemory, DeviceRoom
 from onnxgpt.runtime.device_store import DeviceStore
+from onnxgpt.runtime.devices import devices_of
 from onnxgpt.runtime.engine import ort
 from onnxgpt.runtime.errors import MemoryLimitError
 from onnxgpt.runtime.identity_graph import identity_graph
@@ -24,30 +26,45 @@ LAYOUTS = [
 ]
 KINDS = {DeviceBuffers: True, RowBuffers: False}  # and whether addresses can be counted with
 ROWS, LIMIT = 4, 300
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "dml": "DmlExecutionProvider"}
 
 
-def new_store(layout, *, is_addressable=True, room=None):
-    session = ort.InferenceSession(identity_graph(1, 1, 1), providers=["CPUExecutionProvider"])
-    return DeviceStore(session, layout, device="cpu", is_addressable=is_addressable, room=room)
+def new_store(layout, *, is_addressable=True, room=None, device="cpu"):
+    if PROVIDERS[device] not in ort.get_available_providers() or not devices_of(device):
+        pytest.skip(f"needs a device of {device}, and the build of ONNX Runtime for it")
+    session = ort.InferenceSession(identity_graph(1, 1, 1), providers=[PROVIDERS[device]])
+    return DeviceStore(session, layout, device=device, is_addressable=is_addressable, room=room)
 
 
-def new_cache(kind, layout, budget=None, room=None):
-    store = new_store(layout, is_addressable=KINDS[kind], room=room)
+def new_cache(kind, layout, budget=None, room=None, device="cpu"):
+    store = new_store(layout, is_addressable=KINDS[kind], room=room, device=device)
     return KVCache(layout, ROWS, 4, LIMIT, budget or MemoryBudget(), lambda *arguments: kind(store, *arguments))
 
 
+@contextmanager
 def tensors(cache):
-    """Of each row, layer by layer key and value [kv_heads, capacity, head_size], as arrays over the cache's memory."""
+    """Of each row, layer by layer key and value [kv_heads, capacity, head_size], as arrays that may be written into."""
     buffers, layout = cache._buffers, cache.layout
+    first, stop = cache._first, cache._first + cache.batch
     if isinstance(buffers, RowBuffers):
-        return [[over(value, layout)[0] for value in row] for row in buffers.values[: cache.batch]]
-    is_device = isinstance(buffers, DeviceBuffers)
-    arrays = [over(value, layout) for value in buffers.values] if is_device else buffers.arrays
-    return [[array[kind, row] for array in arrays for kind in range(2)] for row in range(cache.batch)]
+        values = [value for row in buffers.values[first:stop] for value in row]
+        arrays = [over(value, layout) for value in values]
+        width = layout.tensors
+        yield [[array[0] for array in arrays[row * width : (row + 1) * width]] for row in range(cache.batch)]
+    else:
+        is_device = isinstance(buffers, DeviceBuffers)
+        values = buffers.values if is_device else []
+        arrays = [over(value, layout) for value in values] if is_device else buffers.arrays
+        yield [[array[kind, row] for array in arrays for kind in range(2)] for row in range(first, stop)]
+    for value, array in zip(values, arrays, strict=False):
+        if value.device_name() != "cpu":
+            value.update_inplace(array)
 
 
 def over(value, layout):
-    """A tensor of the device `cpu` as an array over the same memory."""
+    """A tensor as an array: over the same memory where that is the computer's."""
+    if value.device_name() != "cpu":
+        return value.numpy()
     count = int(np.prod(value.shape()))
     memory = (ctypes.c_char * (count * layout.dtype.itemsize)).from_address(value.data_ptr())
     return np.frombuffer(memory, layout.dtype).reshape(value.shape())
@@ -56,28 +73,33 @@ def over(value, layout):
 def append(cache, random):
     """What a step does: every row gets a token."""
     cache.ensure(cache.length + 1)
-    for row, length in zip(tensors(cache), cache.lengths, strict=True):
-        for tensor in row:
-            heads, _, size = tensor.shape
-            tensor[:, length] = random.integers(0, 100, (heads, size))
+    with tensors(cache) as rows:
+        for row, length in zip(rows, cache.lengths, strict=True):
+            for tensor in row:
+                heads, _, size = tensor.shape
+                tensor[:, length] = random.integers(0, 100, (heads, size))
     cache.advance(1)
 
 
 def contents(cache):
-    return [
-        [tensor[:, :length].tolist() for tensor in row]
-        for row, length in zip(tensors(cache), cache.lengths, strict=True)
-    ]
+    with tensors(cache) as rows:
+        return [
+            [tensor[:, :length].tolist() for tensor in row] for row, length in zip(rows, cache.lengths, strict=True)
+        ]
 
 
 @pytest.mark.parametrize(
-    ("kind", "layout"),
-    # Rows that lie for themselves are DirectML's, which has no bfloat16; nor has numpy, by which they grow.
-    [(kind, layout) for kind in KINDS for layout in LAYOUTS if kind is DeviceBuffers or not layout.is_bfloat16],
+    ("device", "kind", "layout"),
+    [
+        # Rows that lie for themselves are DirectML's, which has no bfloat16; nor has numpy, by which they grow.
+        *(("cpu", kind, layout) for kind in KINDS for layout in LAYOUTS if KINDS[kind] or not layout.is_bfloat16),
+        *(pytest.param("cuda", DeviceBuffers, layout, marks=pytest.mark.cuda) for layout in LAYOUTS[:3]),
+        pytest.param("dml", RowBuffers, LAYOUTS[1], marks=pytest.mark.dml),
+    ],
 )
 @pytest.mark.parametrize("seed", range(3))
-def test_a_device_holds_what_arrays_hold(kind, layout, seed):
-    caches = [KVCache(layout, ROWS, 4, LIMIT, MemoryBudget()), new_cache(kind, layout)]
+def test_a_device_holds_what_arrays_hold(device, kind, layout, seed):
+    caches = [KVCache(layout, ROWS, 4, LIMIT, MemoryBudget()), new_cache(kind, layout, device=device)]
     for cache in caches:
         random = np.random.default_rng(seed)  # the same for both
         cache.clear()
