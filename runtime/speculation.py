@@ -117,16 +117,25 @@ def _reason_against(target: Model, config: GenerationConfig, rows: int) -> str:
     if not target.bundle.manifest.graph.chunked_prefill:
         return (
             f"{target.bundle.manifest.name} can't read several tokens behind others (chunked_prefill is false), as "
-            "checking guesses does: export it again"
+            f"checking guesses does: {_made_anew(target)}"
         )
     return ""
+
+
+def _made_anew(model: Model) -> str:
+    """How to get a graph that reads in chunks: where a target's attention operator can't, the standard ones can."""
+    graph = model.bundle.manifest.graph
+    if graph.foreign or graph.operators != "fused" or graph.target == "cpu":
+        return "export it again"
+    return f"export it with --target {graph.target} --operators standard"
 
 
 def _assistance(target: Model, assistant: Model, request: Request) -> NewDrafter:
     name = assistant.bundle.manifest.name
     if not assistant.bundle.manifest.graph.chunked_prefill:
         raise OptionError(
-            f"the assistant {name} can't read several tokens behind others (chunked_prefill is false): export it again"
+            f"the assistant {name} can't read several tokens behind others (chunked_prefill is false): "
+            f"{_made_anew(assistant)}"
         )
     if not _share_vocabulary(target, assistant):
         raise OptionError(

@@ -1,0 +1,175 @@
+"""Every family's graphs for CUDA and DirectML against these providers' tables of kernels, node by node.
+
+No device is needed, so none is claimed: that the kernels compute what the CPU's compute is for a test with a device.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+
+from onnxgpt.export import export_bundle
+from onnxgpt.export.graph import export_graph
+from onnxgpt.graphs.kernel_check import place_nodes
+from onnxgpt.graphs.kernel_table import kernel_table
+from onnxgpt.graphs.precision import to_half
+from onnxgpt.graphs.targets import graph_form
+from onnxgpt.models.checkpoint import build_gpt, open_checkpoint
+from onnxgpt.quantize import quantize_bundle
+from onnxgpt.runtime.bundle import Bundle
+from onnxgpt.runtime.errors import OptionError, QuantizationError
+from onnxgpt.runtime.model import Model
+
+from .cases import Case, all_cases
+from .judging import save, tiny_model
+
+TEXT = "In a kingdom by the sea there lived a miller who had three sons, a mill, a donkey and a cat. " * 40
+DTYPE = "float32"
+# Whose attention is more than DirectML's operator knows: ALiBi, windows, soft caps, or heads of another size.
+WRITTEN_OUT = {"bloom", "gemma2", "gemma3_text", "gpt_neo"}
+
+
+def cases_of_both_runs(*quick: str) -> list[object]:
+    """Every case; those after a family's first, or of other families than `quick`, are for the slow run."""
+    cases = all_cases()
+    firsts = {case.model_type: case for case in reversed(cases) if not quick or case.model_type in quick}
+    return [
+        pytest.param(case, id=str(case), marks=[] if case in firsts.values() else [pytest.mark.slow]) for case in cases
+    ]
+
+
+@pytest.mark.parametrize("case", cases_of_both_runs())
+def test_directml_has_kernels_for_every_family_in_float16(case: Case, tmp_path: Path) -> None:
+    model, shares_cache_buffer = exported(case, tmp_path, "dml", "float16")
+    placement = place_nodes(model, kernel_table("dml"), advice="…")
+
+    assert arithmetic_only(model, placement.host)
+    fused = any(node.op_type == "GroupQueryAttention" for node in model.graph)
+    assert shares_cache_buffer == fused
+    assert not any(node.op_type == "ScatterElements" for node in model.graph)
+    if case.model_type not in WRITTEN_OUT and case.settings.get("head_dim") != 10:
+        windows = case.settings.get("sliding_window") or 0
+        assert fused or 0 < windows < 192
+
+
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("case", cases_of_both_runs("bloom", "gemma2", "gpt2", "llama"))
+def test_cuda_has_kernels_for_every_family(case: Case, dtype: str, tmp_path: Path) -> None:
+    model, _ = exported(case, tmp_path, "cuda", dtype)
+    placement = place_nodes(model, kernel_table("cuda"), advice="…")
+
+    assert arithmetic_only(model, placement.host)
+
+
+def first_cases(*quick: str) -> list[object]:
+    """The first case of every family; those of other families than `quick` are for the slow run."""
+    firsts = {case.model_type: case for case in reversed(all_cases())}
+    return [
+        pytest.param(case, id=name, marks=[] if name in quick else [pytest.mark.slow]) for name, case in firsts.items()
+    ]
+
+
+@pytest.mark.parametrize("case", first_cases("gpt2", "bloom"))
+def test_directml_graphs_run_on_the_cpu_and_are_the_model_of_pytorch(case: Case, tmp_path: Path) -> None:
+    """The very bundle that DirectML is given; its export compares it with PyTorch, here on the CPU's kernels."""
+    source = save(tiny_model(case.model_type, case.settings), tmp_path / "source")
+    bundle = export_bundle(source, tmp_path / "bundle", target="dml", dtype=DTYPE)
+    graph = bundle.manifest.graph
+
+    assert (graph.target, graph.dtype, graph.operators) == ("dml", DTYPE, "fused")
+    assert graph.chunked_prefill == (not graph.shares_cache_buffer) == (case.model_type in WRITTEN_OUT)
+    assert bundle.manifest.parity is not None
+    cases = [each["name"] for each in bundle.manifest.parity["cases"]]
+    assert {"prefill", "single steps", "ragged batch"} <= set(cases)
+    assert ("chunked prefill" in cases) == graph.chunked_prefill
+
+
+def quantized_cases() -> list[object]:
+    """Every family's first case with every recipe; a few are for the quick run."""
+    quick = {("gpt2", "int4"), ("gpt2", "int8-static"), ("llama", "int4")}
+    firsts = {case.model_type: case for case in reversed(all_cases())}
+    return [
+        pytest.param(
+            case, recipe, operators, id=f"{name}-{recipe}", marks=[] if (name, recipe) in quick else [pytest.mark.slow]
+        )
+        for name, case in firsts.items()
+        for recipe, operators in (("int4", "fused"), ("int8", "fused"), ("int8-static", "standard"))
+    ]
+
+
+@pytest.mark.parametrize(("case", "recipe", "operators"), quantized_cases())
+def test_quantized_graphs_for_directml_have_kernels_and_run(
+    case: Case, recipe: str, operators: str, tmp_path: Path
+) -> None:
+    source = save(tiny_model(case.model_type, case.settings), tmp_path / "source")
+    bundle = export_bundle(source, tmp_path / "bundle", target="dml", dtype=DTYPE, operators=operators)
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT, encoding="utf-8")
+    made = quantize_bundle(
+        bundle.directory, tmp_path / "made", recipe=recipe, calibration=text, evaluation=text, accept_quality=True
+    )
+    model = ir.load(made.graph_path)
+    placement = place_nodes(model, kernel_table("dml"), advice="…")
+
+    assert arithmetic_only(model, placement.host)
+    kinds = {node.op_type for node in model.graph}
+    assert ("MatMulNBits" in kinds) == (operators == "fused")
+    assert ({"QuantizeLinear", "DequantizeLinear"} <= kinds) == (operators == "standard")
+    assert made.manifest.quality is not None
+    assert 0 < made.manifest.quality["mean_kl"] < (0.5 if recipe == "int4" else 0.1)
+
+
+@pytest.fixture(scope="module")
+def plain_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """GPT-2 for DirectML, with its attention operator."""
+    directory = tmp_path_factory.mktemp("dml")
+    case = next(case for case in all_cases() if case.model_type == "gpt2")
+    source = save(tiny_model(case.model_type, case.settings), directory / "source")
+    return export_bundle(source, directory / "bundle", target="dml", dtype=DTYPE)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "fields", "found"),
+    [
+        ("int8-dynamic", {}, "int8-dynamic: choose int8, int4, auto or int8-static$"),
+        ("cache", {}, "cache: choose int8, int4, auto or int8-static$"),
+        ("int8", {"kv_cache": "int8"}, "int8 with an 8-bit cache: choose int8, int4, auto or int8-static without it$"),
+        ("int8-static", {}, "--operators standard --target dml --out DIR$"),
+    ],
+)
+def test_recipes_without_kernels_are_refused_by_name(
+    plain_bundle: Bundle, recipe: str, fields: dict[str, str], found: str, tmp_path: Path
+) -> None:
+    with pytest.raises(QuantizationError, match=found):
+        quantize_bundle(plain_bundle.directory, tmp_path / "out", recipe=recipe, **fields)
+
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_tokens_on_a_past_are_kept_from_directmls_attention(plain_bundle: Bundle) -> None:
+    model = Model.load(plain_bundle.directory)
+
+    assert not model.bundle.manifest.graph.chunked_prefill
+    with pytest.raises(OptionError, match=r"chunked_prefill is false.*--target dml --operators standard"):
+        model.generate([1, 2, 3], prompt_lookup_num_tokens=2, max_new_tokens=4)
+    with pytest.raises(OptionError, match=r"chunked_prefill is false.*--target dml --operators standard"):
+        model.generate([1, 2, 3], assistant=Model.load(plain_bundle.directory), max_new_tokens=4)
+    assert len(model.generate([1, 2, 3], max_new_tokens=4)[0].token_ids) == 4
+
+
+def exported(case: Case, directory: Path, target: str, dtype: str) -> tuple[ir.Model, bool]:
+    """The graph of a case as it would be written, and whether past and present may be one buffer."""
+    checkpoint = open_checkpoint(save(tiny_model(case.model_type, case.settings), directory / "source"))
+    form = graph_form(target, "fused", dtype)
+    graph = export_graph(build_gpt(checkpoint), form)
+    to_half(graph.model, form.dtype)
+    return graph.model, graph.shares_cache_buffer
+
+
+def arithmetic_only(model: ir.Model, names: tuple[str, ...]) -> bool:
+    """Whether these nodes multiply no matrix and look nothing up in one: all that the CPU is left with."""
+    nodes = [node for node in model.graph if (node.name or str(node.outputs[0].name)) in names]
+    heavy = {"MatMul", "Gemm", "FusedMatMul", "MatMulNBits", "Softmax", "GroupQueryAttention", "LayerNormalization"}
+    return len(nodes) == len(names) and not any(node.op_type in heavy for node in nodes)
