@@ -30,7 +30,7 @@ class Cache(ABC):
         self.batch = batch  # rows in use
         self.limit = limit  # tokens of a row
         self.lengths: NDArray[np.int64] = np.zeros(batch, np.int64)
-        self.outcome: Any = None  # of the last step; the session's
+        self.outcome: Any = None  # what the session may be asked about its last step
         self._budget = budget
         self._reserved = 0  # bytes of the budget
 

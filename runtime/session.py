@@ -184,10 +184,11 @@ class Session:
         """
         if not self.spec.choices:
             raise ValueError("the graph gives out no choices: expected `spec.choices` of more than 0; use step")
-        return self._step(ids, cache, 1).choices()
+        cache.outcome = outcome = self._step(ids, cache, 1)
+        return outcome.choices()
 
     def last_logits(self, cache: AnyCache) -> NDArray[np.float32]:
-        """Logits [batch, vocabulary] at the end of a cache's last step, of which only choices were looked at so far."""
+        """Logits [batch, vocabulary] at the end of a cache's last step, which was one of `step_choices`."""
         outcome: Outcome = cache.outcome
         return outcome.logits()[:, -1].astype(np.float32, copy=False)
 
@@ -197,9 +198,9 @@ class Session:
             raise ValueError(f"ids have {batch} rows and the cache {cache.batch}: expected the same")
         if batch > 1 and sequence > 1 and cache.lengths.any():
             raise ValueError("several new tokens on top of a past are for batch 1: step one token, or use cache.row(i)")
+        cache.outcome = None  # before the next one takes memory
         cache.ensure(cache.length + sequence)
-        cache.outcome = outcome = self._steps.step(ids, cache, keep)
-        return outcome
+        return self._steps.step(ids, cache, keep)
 
     def capture(self, ids: NDArray[np.int64], names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Outputs of the graph, whatever it has beyond logits and cache, for a prompt from its first token on.

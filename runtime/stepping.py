@@ -84,9 +84,7 @@ class SharedSteps(Steps):
     def _step(self, ids: NDArray[np.int64], cache: KVCache, keep: int) -> Outcome:
         sequence = ids.shape[1]
         if sequence == 1:
-            lane: Lane | None = cache.lanes.get(cache.batch)
-            if lane is None:
-                lane = cache.lanes[cache.batch] = self._lane_kind(self._graph, cache)
+            lane = self._lane(cache)
             lane.run(ids, cache.lengths)
             cache.advance(1)
             return lane
@@ -96,6 +94,15 @@ class SharedSteps(Steps):
         run.run()
         cache.advance(sequence)
         return run
+
+    def _lane(self, cache: KVCache) -> Lane:
+        """The lane of as many rows as are in use. Lanes of other numbers stay on a device, for what they recorded."""
+        lane: Lane | None = cache.lanes.get(cache.batch)
+        if lane is None:
+            if self._graph.store is None:
+                cache.lanes.clear()
+            lane = cache.lanes[cache.batch] = self._lane_kind(self._graph, cache)
+        return lane
 
 
 class SeparateSteps(Steps):
