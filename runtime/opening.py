@@ -175,7 +175,8 @@ def _quiet(provider: str) -> Iterator[None]:
     if provider == "cpu":
         yield
         return
-    preload_libraries()
+    if provider == "cuda":
+        preload_libraries()
     ort.set_default_logger_severity(4)  # fatal
     try:
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 
 from .devices import Device, Devices, devices_of
 from .errors import ProviderError
@@ -66,12 +67,31 @@ class Choice:
     reason: str
 
 
+def installed_packages() -> list[str]:
+    """The packages of ONNX Runtime that are installed here. More than one lie over each other: none is whole."""
+    return [provider.package for provider in reversed(PROVIDERS.values()) if _is_installed(provider.package)]
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return bool(metadata.version(package))
+    except metadata.PackageNotFoundError:
+        return False
+
+
 @dataclass(frozen=True)
 class Machine:
-    """What this machine offers: ONNX Runtime's names of the providers in its build, and what finds their devices."""
+    """What this machine offers.
+
+    Attributes:
+        available: ONNX Runtime's names of the providers in its build.
+        find_devices: finds a provider's devices.
+        find_packages: finds the installed packages of ONNX Runtime.
+    """
 
     available: Sequence[str]
     find_devices: Callable[[str], Devices] = devices_of
+    find_packages: Callable[[], Sequence[str]] = installed_packages
 
     def has_device(self, provider: Provider) -> bool:
         """Whether a provider is in the build and has a device."""
@@ -81,12 +101,11 @@ class Machine:
         """What is missing for a provider to run anything, each with its remedy; nothing where it can."""
         missing = []
         if provider.runtime_name not in self.available:
-            built = [other for other in PROVIDERS.values() if other.runtime_name in self.available]
-            package = built[0].package if built else "onnxruntime"
-            has = " and ".join(other.name for other in built) or "none of them"
+            built = [other.name for other in PROVIDERS.values() if other.runtime_name in self.available]
+            packages = " ".join(self.find_packages()) or "onnxruntime"  # built from source it may have another name
             missing.append(
-                f"the installed ONNX Runtime has {has} (run `pip uninstall {package}`, then "
-                f'`pip install "onnxgpt[{provider.extra}]"`)'
+                f"the installed ONNX Runtime has {' and '.join(built) or 'none of these providers'} "
+                f'(run `pip uninstall {packages}`, then `pip install "onnxgpt[{provider.extra}]"`)'
             )
         devices = self.find_devices(provider.name)
         if not devices:

@@ -14,7 +14,7 @@ from onnxgpt.runtime.bundle import Bundle
 from onnxgpt.runtime.devices import Device, Devices
 from onnxgpt.runtime.errors import OptionError, ProviderError
 from onnxgpt.runtime.manifest import IMPORTED, GraphRecord
-from onnxgpt.runtime.providers import PROVIDERS, Choice, Machine, Origin, choose
+from onnxgpt.runtime.providers import PROVIDERS, Choice, Machine, Origin, choose, installed_packages
 from onnxgpt.runtime.session import Session
 from onnxgpt.runtime.settings import PROVIDER_LOG, SessionSettings
 
@@ -34,7 +34,8 @@ def machine(*build: str, cuda: tuple[Device, ...] = (), dml: tuple[Device, ...] 
         "dml": Devices(dml, "" if dml else "DirectML is part of Windows alone"),
         "cpu": Devices((Device(0, "CPU"),)),
     }
-    return Machine((*build, CPU), found.__getitem__)
+    packages = {CUDA: "onnxruntime-gpu", DML: "onnxruntime-directml"}
+    return Machine((*build, CPU), found.__getitem__, lambda: [packages[name] for name in build] or ["onnxruntime"])
 
 
 PLAIN = machine()
@@ -192,6 +193,17 @@ def test_a_device_that_is_not_there_is_named_beside_those_that_are() -> None:
         chosen(FOR_CUDA, WITH_CUDA, "cuda", device=2)
     with pytest.raises(ProviderError, match="there is no device 3 "):
         choose(SessionSettings(provider="cuda", provider_options={"device_id": 3}), FOR_CUDA, ORIGIN, WITH_CUDA)
+
+
+def test_packages_over_each_other_are_to_be_uninstalled_together() -> None:
+    """Uninstalling one takes files of the other away, and pip would think that the other is there."""
+    clash = Machine((CPU,), WITH_CUDA.find_devices, lambda: ["onnxruntime", "onnxruntime-gpu"])
+    with pytest.raises(ProviderError, match=r"`pip uninstall onnxruntime onnxruntime-gpu`, then `pip install "):
+        chosen(FOR_CUDA, clash, "cuda")
+
+
+def test_the_installed_package_is_found() -> None:
+    assert installed_packages() == [opening.ort.package_name]
 
 
 def test_a_quantized_bundle_is_to_be_quantized_again() -> None:
