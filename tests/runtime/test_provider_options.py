@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+import onnxgpt
 from onnxgpt.runtime.errors import OptionError
 from onnxgpt.runtime.provider_options import OPTIONS, REFUSED, provider_arguments
 from onnxgpt.runtime.settings import SessionSettings
@@ -69,6 +71,12 @@ def test_directml_reads_truths_as_words_and_always_gets_a_number() -> None:
 def test_an_unknown_option_or_value_is_refused(provider: str, given: dict[str, object], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         arguments(provider, provider_options=given)
+
+
+def test_every_option_is_in_the_documentation() -> None:
+    page = (Path(onnxgpt.__file__).parent / "docs" / "providers.md").read_text(encoding="utf-8")
+
+    assert {name for options in OPTIONS.values() for name in options} <= set(re.findall(r"`(\w+)`", page))
 
 
 @pytest.mark.slow
