@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
+import onnxruntime
 import pytest
 
 from onnxgpt.export import export_bundle
@@ -157,6 +159,40 @@ def test_several_tokens_on_a_past_are_kept_from_directmls_attention(plain_bundle
     with pytest.raises(OptionError, match=r"chunked_prefill is false.*--target dml --operators standard"):
         model.generate([1, 2, 3], assistant=Model.load(plain_bundle.directory), max_new_tokens=4)
     assert len(model.generate([1, 2, 3], max_new_tokens=4)[0].token_ids) == 4
+
+
+def test_a_mask_as_long_as_the_buffers_gives_the_same_logits(plain_bundle: Bundle) -> None:
+    """So a program on DirectML can keep all shapes for all steps, where each new one costs a compilation."""
+    capacity, prompt = 64, 12
+    ids = np.random.default_rng(0).integers(1, 300, (1, 20))
+    session = onnxruntime.InferenceSession(str(plain_bundle.graph_path), providers=["CPUExecutionProvider"])
+    pasts = {item.name: item for item in session.get_inputs() if item.name.startswith("past_key_values.")}
+
+    def logits(*, whole_mask: bool) -> list[np.ndarray]:
+        """Of a prompt and of steps behind it, past and present in one buffer each."""
+        dtype = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+        values = {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(
+                np.full((1, item.shape[1], capacity, item.shape[3]), 7, dtype[item.type])
+            )
+            for name, item in pasts.items()
+        }
+        results = []
+        for start, stop in [(0, prompt), *((place, place + 1) for place in range(prompt, ids.shape[1]))]:
+            binding = session.io_binding()
+            mask = np.arange(capacity if whole_mask else stop)[None] < stop
+            binding.bind_cpu_input("input_ids", ids[:, start:stop])
+            binding.bind_cpu_input("attention_mask", mask.astype(np.int64))
+            binding.bind_output("logits")
+            for name, value in values.items():
+                binding.bind_ortvalue_input(name, value)
+                binding.bind_ortvalue_output(name.replace("past_key_values.", "present."), value)
+            session.run_with_iobinding(binding)
+            results.append(binding.get_outputs()[0].numpy())
+        return results
+
+    for grown, whole in zip(logits(whole_mask=False), logits(whole_mask=True), strict=True):
+        np.testing.assert_array_equal(whole, grown)
 
 
 def exported(case: Case, directory: Path, target: str, dtype: str) -> tuple[ir.Model, bool]:
