@@ -25,10 +25,10 @@ def quantize_bundle(
     progress: Callable[[str, float | None], None] | None = None,
     **fields: Any,
 ) -> Bundle:
-    """Quantize the full-precision bundle in `source` to a new one in `out`, and judge it by the first.
+    """Quantize the full- or half-precision bundle in `source` to a new one in `out`, and judge it by the first.
 
     Args:
-        source: a float32 bundle's directory.
+        source: a bundle's directory, of any type; the new one is for the same target, in the same type.
         out: the new bundle's directory, which is written whole or not at all.
         recipe: `int8`, `int4`, `auto`, `cache`, `int8-dynamic` or `int8-static`; see `onnxgpt.quantize.recipe`.
         calibration: a UTF-8 text like those the model will read; None: one in the package.
@@ -46,6 +46,7 @@ def quantize_bundle(
         QualityError: the new bundle is too far from the first; nothing was written.
         OutputExistsError: `out` exists and `force` is false.
     """
+    from ..graphs.lifting import computable
     from ..runtime.bundle import Bundle, refuse_existing
     from ..runtime.settings import SessionSettings
     from .calibration_text import calibration_windows, refuse_short
@@ -63,9 +64,9 @@ def quantize_bundle(
     read = EvaluationText.packaged("calibration") if calibration is None else EvaluationText.read(calibration)
 
     def judge(candidate: Bundle) -> tuple[dict[str, object], float]:
-        report = measure_quality(
-            candidate, bundle, judged_by, settings=SessionSettings(threads=threads), progress=progress
-        )
+        settings = SessionSettings(threads=threads)
+        with computable(bundle) as reference:
+            report = measure_quality(candidate, reference, judged_by, settings=settings, progress=progress)
         return report.to_dict(), report.mean_kl
 
     return quantize_to(

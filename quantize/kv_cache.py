@@ -136,7 +136,7 @@ def find_attentions(model: ir.Model) -> list[ir.Node]:
     """The node that reads the past of each layer, layer by layer.
 
     Raises:
-        QuantizationError: it is no GroupQueryAttention, or the cache is not float32.
+        QuantizationError: it is no GroupQueryAttention, or the cache is in codes already.
     """
     inputs = {str(value.name): value for value in model.graph.inputs}
     found: list[ir.Node] = []
@@ -150,10 +150,9 @@ def find_attentions(model: ir.Model) -> list[ir.Node]:
                 f"{name} is read by {operators}: an 8-bit cache needs ONNX Runtime's GroupQueryAttention, which "
                 "--operators fused exports for head sizes that are multiples of 8; leave out the 8-bit cache"
             )
-        if inputs[name].dtype != ir.DataType.FLOAT:
-            raise QuantizationError(
-                f"{name} is {inputs[name].dtype}: expected a float32 cache; start from the full-precision bundle"
-            )
+        dtype = inputs[name].dtype
+        if dtype is None or not dtype.is_floating_point():
+            raise QuantizationError(f"{name} is {dtype}: expected a float cache; start from the full-precision bundle")
         found.append(node)
     if not found:
         raise QuantizationError("the graph has no past_key_values: expected a GPT with a cache; export the model again")

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from .._version import __version__
 from ..graphs.kernel_check import require_kernels
+from ..graphs.lifting import computable, is_half, lift_bundle
 from ..graphs.plain_blocks import spell_out_blocks
-from ..graphs.targets import TARGETS, choices
+from ..graphs.precision import to_half
+from ..graphs.targets import TARGETS, Dtype, choices
 from ..graphs.writing import write_model
 from ..runtime.bundle import GRAPH_FILE, PACKAGED_FILES, Bundle, refuse_existing, seal, staged_output
 from ..runtime.errors import QualityError, QuantizationError
-from ..runtime.manifest import MANIFEST_NAME, Manifest
+from ..runtime.manifest import MANIFEST_NAME, GraphRecord, Manifest
 from .blockwise import put_into_blocks
 from .calibration import record_inputs
 from .dynamic import multiply_integers
@@ -39,6 +41,7 @@ _REWRITES: dict[Kind, Callable[[ir.Model, Sequence[Record], Changes[Any]], None]
 }
 
 Progress = Callable[[str, float | None], None]
+_LIFTED = "full-precision"  # a folder beside what is being written
 _MOMENTS_AT_ONCE = 64 << 20  # bytes of second moments in memory; further layers wait for the next segment
 
 
@@ -56,6 +59,9 @@ def quantize_to(
 ) -> Bundle:
     """Quantize a full-precision bundle; errors as `onnxgpt.quantize.quantize_bundle`.
 
+    One in half precision is lifted to float32, in which everything is calibrated and rounded; what comes of it is in
+    the bundle's own type again, and is judged in it where a provider here computes in it.
+
     Args:
         windows: calibration text, token ids int64 [window] each.
         judge: the report and the mean KL divergence of a candidate.
@@ -63,16 +69,19 @@ def quantize_to(
     refuse_existing(out, force=force)
     refuse_unfit(bundle, recipe)
     target = TARGETS[bundle.manifest.graph.target]
-    if target.spells_out_blocks and isinstance(recipe, BlockRecipe):
+    if target.whole_blocks and isinstance(recipe, BlockRecipe):
         recipe = replace(recipe, whole_blocks=True)
     with staged_output(out, force=force) as directory:
         _copy_rest(bundle, directory)
-        planner = _planner(bundle, recipe, windows, threads, progress)
+        full = lift_bundle(bundle, directory / _LIFTED) if is_half(bundle.manifest.graph) else bundle
+        records = [] if recipe.kind == "none" else _records(bundle)
+        planner = _planner(full, recipe, records, windows, threads, progress)
         plan: QuantRecipe[Any] | None = recipe if planner is None else planner.first()
         while plan is not None:
-            _write_quantized(bundle, directory, plan, windows, threads, progress)
+            _write_quantized(full, bundle.manifest.graph, directory, plan, records, windows, threads, progress)
             manifest = _manifest(bundle, plan)
-            report, divergence = judge(Bundle(directory, seal(directory, manifest)))
+            with computable(Bundle(directory, manifest)) as candidate:
+                report, divergence = judge(candidate)
             if divergence <= recipe.max_kl or planner is None:
                 break
             plan = planner.next(divergence)
@@ -81,6 +90,7 @@ def quantize_to(
                 f"{recipe.name} is {divergence:.4f} nats (mean KL) from full precision, its limit is {recipe.max_kl}: "
                 "no bundle was written; choose more bits or smaller blocks, or take it with --accept-quality"
             )
+        shutil.rmtree(directory / _LIFTED, ignore_errors=True)
         seal(directory, replace(manifest, quality=report))
     return Bundle.open(out)
 
@@ -123,26 +133,33 @@ def refuse_unfit(bundle: Bundle, recipe: QuantRecipe[Any]) -> None:
 
 
 def _write_quantized(
-    bundle: Bundle,
+    full: Bundle,
+    graph: GraphRecord,
     directory: Path,
     recipe: QuantRecipe[Any],
+    records: Sequence[Record],
     windows: Sequence[NDArray[np.int64]],
     threads: int | None,
     progress: Progress | None,
 ) -> None:
-    model = ir.load(bundle.graph_path)
-    records = [] if recipe.kind == "none" else _records(bundle)
-    changes = _quantize_all(model, bundle, records, recipe, windows, threads, progress)
+    """Quantize a float32 bundle into `directory`, in the type and for the target that `graph` names."""
+    model = ir.load(full.graph_path)
+    changes = _quantize_all(model, full, records, recipe, windows, threads, progress)
     _REWRITES[recipe.kind](model, records, changes)
-    target = TARGETS[bundle.manifest.graph.target]
+    target = TARGETS[graph.target]
     if target.spells_out_blocks:
         spell_out_blocks(model)
-    require_kernels(model, target.name, advice=f"choose another recipe than {recipe.name}, or a bundle for the CPU")
     if progress is not None:
         progress("writing the weights", None)
-    write_model(model, directory)
-    if recipe.kv_cache is not None:
-        shrink_cache(model, directory, windows, threads=threads, progress=progress)
+    if recipe.kv_cache is not None:  # what is cached is measured in float32, beside what is written
+        measured = directory if full.manifest.graph is graph else full.directory / "measured"
+        measured.mkdir(exist_ok=True)
+        write_model(model, measured)
+        shrink_cache(model, measured, windows, threads=threads, progress=progress)
+    to_half(model, cast(Dtype, graph.dtype))
+    require_kernels(model, target.name, advice=f"choose another recipe than {recipe.name}, or a bundle for the CPU")
+    if recipe.kv_cache is None or full.manifest.graph is not graph:
+        write_model(model, directory)
 
 
 def _records(bundle: Bundle) -> list[Record]:
@@ -156,8 +173,9 @@ def _records(bundle: Bundle) -> list[Record]:
 
 
 def _planner(
-    bundle: Bundle,
+    full: Bundle,
     recipe: QuantRecipe[Any],
+    records: Sequence[Record],
     windows: Sequence[NDArray[np.int64]],
     threads: int | None,
     progress: Progress | None,
@@ -165,8 +183,8 @@ def _planner(
     """Measures what each matrix bears, where the recipe asks for it."""
     if not isinstance(recipe, BlockRecipe) or not needs_plan(recipe):
         return None
-    model = ir.load(bundle.graph_path)
-    return make_planner(model, bundle.directory, recipe, _records(bundle), windows, threads=threads, progress=progress)
+    model = ir.load(full.graph_path)
+    return make_planner(model, full.directory, recipe, records, windows, threads=threads, progress=progress)
 
 
 def _quantize_all(

@@ -276,4 +276,4 @@ def test_smollm2_in_float16_answers_as_in_float32_with_hardly_a_loss(tmp_path: P
     assert answer.text == "The capital of France is Paris."
     report = measure_quality(half, full, EvaluationText.packaged("evaluation"), tokens=2048, layers=False)
     assert report.mean_kl < 1e-4
-    assert report.top1_agreement > 0.995
+    assert report.top1_agreement > 0.99

@@ -17,6 +17,7 @@ from onnx import numpy_helper
 
 from onnxgpt.export import export_bundle, prove_parity
 from onnxgpt.export.keeping import export_kept
+from onnxgpt.graphs.targets import graph_form
 from onnxgpt.keeping import judge_kept
 from onnxgpt.models.catalog import pull
 from onnxgpt.models.checkpoint import Checkpoint, open_checkpoint
@@ -86,7 +87,7 @@ def effective_weights(bundle: Bundle) -> dict[str, np.ndarray]:
         if not name.endswith(".codes"):
             continue
         stem = name.removesuffix(".codes")
-        scales = arrays[f"{stem}.scales"]
+        scales = arrays[f"{stem}.scales"].astype(np.float32)
         settings: dict[str, int] = {}  # of the product and, where there is one, of the look-up
         for node in graph.node:
             if name in node.input:
@@ -97,7 +98,7 @@ def effective_weights(bundle: Bundle) -> dict[str, np.ndarray]:
         assert settings.get("N", len(codes)) == len(codes)
         weights = (codes.astype(np.float32) - 2 ** (settings["bits"] - 1)) * scales[..., None]
         if f"{stem}.shifts" in arrays:
-            weights = weights + arrays[f"{stem}.shifts"].T[..., None]
+            weights = weights + arrays[f"{stem}.shifts"].astype(np.float32).T[..., None]
         found[stem] = weights.reshape(len(codes), -1)
     return found
 
@@ -126,6 +127,22 @@ def transformers_weights(path: Path) -> dict[str, np.ndarray]:
         for ours, parts in packed.items():
             found[f"{block}.{ours}.weight"] = np.concatenate([state[f"{theirs}.{part}.weight"] for part in parts])
     return found
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_in_float16_the_file_s_own_scales_are_exact(target: str, made: Callable[[str], Made], tmp_path: Path) -> None:
+    """Q4_1 has its scales and minima in float16, so half precision loses nothing of the weights."""
+    path, checkpoint, _ = made("llama, tied, Q4_1")
+    bundle = export_kept(checkpoint, tmp_path / "half", judge=judge_kept, form=graph_form(target, dtype="float16"))
+    assert (bundle.manifest.graph.target, bundle.manifest.graph.dtype) == (target, "float16")
+    expected = transformers_weights(path)
+    found = effective_weights(bundle)
+    assert len(found) > 4
+    for name, weights in found.items():
+        difference = np.abs(weights - expected[name]).max()
+        assert difference <= 4 * np.finfo(np.float32).eps * np.abs(expected[name]).max(), name
+    assert bundle.manifest.quality is not None
+    assert bundle.manifest.quality["mean_kl"] < 1e-3
 
 
 @pytest.mark.parametrize("case", CASES)

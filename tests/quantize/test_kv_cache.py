@@ -172,7 +172,7 @@ def test_another_attention_is_refused(small_bundle, tmp_path):
 
 
 def test_a_graph_whose_cache_is_in_8_bits_is_refused(cached, tmp_path):
-    with pytest.raises(QuantizationError, match=r"past_key_values\.0\.key is INT8: expected a float32 cache"):
+    with pytest.raises(QuantizationError, match=r"past_key_values\.0\.key is INT8: expected a float cache"):
         quantize_cache(ir.load(cached.graph_path), [np.ones((2, HEADS, SIZE), np.float32)] * LAYERS)
     with pytest.raises(QuantizationError, match="is quantized already"):
         quantize_bundle(cached.directory, tmp_path / "out", recipe="cache")
