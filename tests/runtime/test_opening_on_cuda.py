@@ -69,8 +69,12 @@ def test_the_room_beside_the_weights_is_known(bundle: Bundle) -> None:
 def test_a_limit_of_the_arena_reaches_onnx_runtime_and_its_error_is_translated(bundle: Bundle) -> None:
     """At the loading, or where weights are not counted against the limit, at the first run."""
     with pytest.raises(MemoryLimitError, match=r"do not fit on cuda device 0|cuda device 0 .* is out of memory"):
-        model = onnxgpt.load(bundle.directory, provider="cuda", provider_options={"gpu_mem_limit": "1MB"})
-        model.generate("Once upon a time", max_new_tokens=4)
+        generate_within(bundle, "1MB")
+
+
+def generate_within(bundle: Bundle, limit: str) -> None:
+    model = onnxgpt.load(bundle.directory, provider="cuda", provider_options={"gpu_mem_limit": limit})
+    model.generate("Once upon a time", max_new_tokens=4)
 
 
 def test_a_number_that_no_device_has_is_refused(bundle: Bundle) -> None:
