@@ -13,7 +13,6 @@ from typing import Any
 from .device_memory import DeviceRoom, device_memory, is_out_of_memory, weights_exceed
 from .engine import missing_library, one_line, ort, preload_libraries, session_options
 from .errors import BundleError, ProviderError
-from .huge_pages import huge_pages_for_new_memory
 from .manifest import GraphRecord
 from .placement import NOT_TOLD, RECORD_KEY, Placement, shown_counts
 from .provider_options import provider_arguments
@@ -145,8 +144,7 @@ def _open(
 def _create(graph: Path | bytes, options: Any, runtime_name: str, arguments: dict[str, str], place: Place) -> Any:
     source = str(graph) if isinstance(graph, Path) else graph
     try:
-        with huge_pages_for_new_memory():
-            return ort.InferenceSession(source, options, providers=[(runtime_name, arguments)], enable_fallback=0)
+        return ort.InferenceSession(source, options, providers=[(runtime_name, arguments)], enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
         if place.provider != "cpu" and is_out_of_memory(error):
             memory = device_memory(place.provider, place.device)
