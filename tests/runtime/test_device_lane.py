@@ -7,6 +7,7 @@ compared to rows that are computed alone.
 from __future__ import annotations
 
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,21 @@ def test_texts_are_the_same(fairytale: Model, call: str, is_addressable: bool) -
     texts = [[found.token_ids for found in each.generate(prompts, **options)] for each in (fairytale, device)]
     assert texts[0] == texts[1]
     assert fairytale.session.budget.used == device.session.budget.used
+
+
+@KINDS
+def test_threads_share_a_device(fairytale: Model, is_addressable: bool) -> None:
+    """Where a device does one thing at a time, that is of one thread: steps, copies for beams, allocations."""
+    device = model_on_device(fairytale, is_addressable=is_addressable)
+    calls = [{"num_beams": 3, "do_sample": False}, {"do_sample": True, "seed": 2, "num_return_sequences": 2}] * 2
+
+    def generate(options: dict[str, Any]) -> list[tuple[int, ...]]:
+        texts = device.generate("The sea was", max_new_tokens=20, eos_token_id=(), **options)
+        return [found.token_ids for found in texts]
+
+    alone = [generate(options) for options in calls]
+    with ThreadPoolExecutor(len(calls)) as pool:
+        assert list(pool.map(generate, calls)) == alone
 
 
 def test_lookup_and_scores_are_the_same(fairytale: Model) -> None:
