@@ -28,7 +28,7 @@ from .cases import Case, all_cases
 from .judging import save, tiny_model
 
 TEXT = "In a kingdom by the sea there lived a miller who had three sons, a mill, a donkey and a cat. " * 40
-DTYPE = "float32"
+DTYPE = "float16"
 # Whose attention is more than DirectML's operator knows: ALiBi, windows, soft caps, or heads of another size.
 WRITTEN_OUT = {"bloom", "gemma2", "gemma3_text", "gpt_neo"}
 
