@@ -45,6 +45,7 @@ def describe(bundle: Bundle, settings: SessionSettings = DEFAULT_SETTINGS) -> di
             "dtype": manifest.graph.dtype,
             "operators": manifest.graph.operators,
             "target": manifest.graph.target,
+            "wide_residual": manifest.graph.wide_residual,
         },
         "quantization": manifest.quantization,
         "parity": manifest.parity,
@@ -132,7 +133,8 @@ def graph_line(graph: Mapping[str, Any], source: Mapping[str, Any]) -> str:
     """What the graph is made of, or whose layout it was found in."""
     if graph["operators"] == IMPORTED:
         return f"{graph['file']}, {graph['dtype']} cache, as laid out by {source['kind']}, run on {graph['target']}"
-    return f"{graph['dtype']}, {graph['operators']} operators, made for {graph['target']}"
+    wide = ", residual stream in float32" if graph.get("wide_residual") else ""
+    return f"{graph['dtype']}{wide}, {graph['operators']} operators, made for {graph['target']}"
 
 
 def parity_line(parity: Mapping[str, Any] | None) -> str:

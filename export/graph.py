@@ -47,7 +47,7 @@ def export_graph(gpt: GPT, form: GraphForm) -> ExportedGraph:
     model, shares_cache_buffer = trace_gpt(gpt, form.operators, form.target)
     passes = run_passes(model, passes_for(form.target, form.operators))
     _name_dimensions(model.graph, gpt.config)
-    to_half(model, form.dtype)
+    to_half(model, form.dtype, wide_residual=form.wide_residual)
     if form.target.chooses_tokens:  # last, since the outputs that this adds read the finished logits
         passes += run_passes(model, (add_choices,))
     if form.operators == "standard":

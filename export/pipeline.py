@@ -21,7 +21,7 @@ from .genai import FILE as GENAI_FILE
 from .genai import genai_config
 from .graph import ExportedGraph, export_graph
 from .matrices import describe_matrices
-from .parity import ParityReport, Progress, prove_parity
+from .parity import WIDENED_ABOVE, ParityReport, Progress, prove_parity
 
 
 def export_source(
@@ -63,21 +63,37 @@ def export_checkpoint(
             "a pickled one, as nanoGPT's meta.pkl, is never opened"
         )
     with staged_output(out, force=force) as directory:
-        _report(progress, "exporting the graph")
-        manifest = _write(checkpoint, directory, form, progress)
-        report = prove_parity(Bundle(directory, manifest), checkpoint, progress=progress)
+        widened_above = WIDENED_ABOVE.get(form.dtype)
+        manifest, report = _write_proven(checkpoint, directory, form, widened_above, progress)
+        if widened_above is not None and (report.overflows or report.largest > widened_above):
+            _report(progress, f"{form.dtype} loses too much: keeping the residual stream in float32")
+            form = replace(form, wide_residual=True)
+            for path in directory.iterdir():  # not written over, since a session may map it still
+                path.unlink()
+            manifest, report = _write_proven(checkpoint, directory, form, None, progress)
         if not report.passed:
             raise refused(report, checkpoint.name, form)
         seal(directory, replace(manifest, parity=report.to_dict()))
     return Bundle.open(out)
 
 
+def _write_proven(
+    checkpoint: Checkpoint, directory: Path, form: GraphForm, stop_above: float | None, progress: Progress | None
+) -> tuple[Manifest, ParityReport]:
+    """Write everything but the manifest, and prove it; see `prove_parity`."""
+    _report(progress, "exporting the graph")
+    manifest = _write(checkpoint, directory, form, progress)
+    bundle = Bundle(directory, manifest)
+    return manifest, prove_parity(bundle, checkpoint, stop_above=stop_above, progress=progress)
+
+
 def refused(report: ParityReport, name: str, form: GraphForm) -> ParityError:
     """What is said of a graph that did not pass: a half type whose range it left, or that it is another model."""
     if report.overflows and form.dtype != "float32":
         where = ", ".join(case.name for case in report.cases if case.overflows)
+        what = report.beyond or f"its logits are not finite ({where})"
         return ParityError(
-            f"{name} overflows {form.dtype}: its logits are not finite ({where}); no bundle was written: "
+            f"{name} overflows {form.dtype}: {what}; no bundle was written: "
             f"export {form.target.wider_than(form.operators, form.dtype)}"
         )
     return ParityError(f"the exported graph is not {name}: {'; '.join(report.failures())}; no bundle was written")
@@ -116,6 +132,7 @@ def _graph_record(exported: ExportedGraph, form: GraphForm) -> GraphRecord:
         dtype=form.dtype,
         operators=form.operators,
         target=form.target.name if fits else "cpu",
+        wide_residual=form.wide_residual,
         shares_cache_buffer=exported.shares_cache_buffer,
         chunked_prefill=form.target.chunked_prefill or not exported.shares_cache_buffer,
         inputs=tuple(str(value.name) for value in graph.inputs),

@@ -24,6 +24,10 @@ _ALWAYS_FLOAT32 = {
     "QuantizeLinear", "Range", "Reciprocal", "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceSum",
     "Round", "Sin", "Softmax", "Sqrt", "Tanh", "TopK",
 }  # fmt: skip
+# With a wide residual stream: the norms add up a float32 stream, which products and attention read rounded.
+_OF_THE_STREAM = {
+    "LayerNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
+}  # fmt: skip
 _AS_NEIGHBOURS = {
     "Add", "Cast", "Clip", "Concat", "Div", "Expand", "Gather", "Identity", "Max", "Min", "Mul", "Neg", "Relu",
     "Reshape", "Sigmoid", "Slice", "Split", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
@@ -32,16 +36,18 @@ _PRODUCTS = {"FusedMatMul", "Gemm", "MatMul"}
 _CONSTANT = 16  # elements: constants of the computation, not weights
 
 
-def float32_nodes(graph: ir.Graph, types: Types, half: ir.DataType) -> set[ir.Node]:
+def float32_nodes(graph: ir.Graph, types: Types, half: ir.DataType, *, wide_residual: bool = False) -> set[ir.Node]:
     """The nodes that stay float32 when the rest of the graph becomes `half`.
 
     Args:
         graph: in float32.
         types: of its values.
         half: FLOAT16 or BFLOAT16.
+        wide_residual: the residual stream, and so the norms, are in float32 too.
     """
+    always = _ALWAYS_FLOAT32 | _OF_THE_STREAM if wide_residual else _ALWAYS_FLOAT32
     nodes = [node for node in graph if _touches_floats(node, types)]
-    chosen = {node for node in nodes if _is_float32(node, types, half)}
+    chosen = {node for node in nodes if node.op_type in always or _is_float32(node, types, half)}
     while True:
         more = {node for node in nodes if node not in chosen and _joins(node, chosen, types)}
         if not more:
@@ -56,8 +62,6 @@ def _touches_floats(node: ir.Node, types: Types) -> bool:
 
 def _is_float32(node: ir.Node, types: Types, half: ir.DataType) -> bool:
     """By itself, whatever its neighbours do."""
-    if node.op_type in _ALWAYS_FLOAT32:
-        return True
     if node.op_type == "Cast" and node.inputs[0] is not None:  # numbers that were integers, distances of positions
         return types.get(node.inputs[0]) != ir.DataType.FLOAT
     if node.op_type in _PRODUCTS:  # which backends fuse with the nodes that make float32 of codes

@@ -30,19 +30,20 @@ _FLOAT32_INPUTS = {"GroupQueryAttention": (12, 13)}
 _HALF_COPY = ".half"  # behind the name of an initializer that both sides of a border read
 
 
-def to_half(model: ir.Model, dtype: Dtype) -> None:
+def to_half(model: ir.Model, dtype: Dtype, *, wide_residual: bool = False) -> None:
     """Rewrite a float32 graph for half precision.
 
     Args:
         model: is changed. Its weights are converted when they are read, one at a time; one that the type can't hold
             raises ExportError then, with its name.
         dtype: `float16` or `bfloat16`; with `float32` nothing is done.
+        wide_residual: keep the residual stream in float32: sums of many layers lose less, and may be larger.
     """
     if dtype == "float32":
         return
     chooses = drop_choices(model)
     common.TopologicalSortPass()(model)
-    _Lowering(model.graph, HALVES[dtype]).run()
+    _Lowering(model.graph, HALVES[dtype], wide_residual=wide_residual).run()
     if chooses:
         add_choices(model)
 
@@ -75,11 +76,11 @@ def to_float32(model: ir.Model) -> None:
 class _Lowering:
     """One graph on its way to half precision."""
 
-    def __init__(self, graph: ir.Graph, half: ir.DataType) -> None:
+    def __init__(self, graph: ir.Graph, half: ir.DataType, *, wide_residual: bool) -> None:
         self._graph = graph
         self._half = half
         self._old = value_types(graph)
-        self._in_float32 = float32_nodes(graph, self._old, half)
+        self._in_float32 = float32_nodes(graph, self._old, half, wide_residual=wide_residual)
         self._casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
 
     def run(self) -> None:

@@ -62,6 +62,7 @@ class GraphForm:
     target: Target
     operators: Operators
     dtype: Dtype
+    wide_residual: bool = False  # in half precision: the residual stream is in float32
 
 
 # CUDA's GroupQueryAttention has float16 and bfloat16 kernels alone, and none that takes a bias; the CPU's has float32

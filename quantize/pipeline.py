@@ -156,7 +156,7 @@ def _write_quantized(
         measured.mkdir(exist_ok=True)
         write_model(model, measured)
         shrink_cache(model, measured, windows, threads=threads, progress=progress)
-    to_half(model, cast(Dtype, graph.dtype))
+    to_half(model, cast(Dtype, graph.dtype), wide_residual=graph.wide_residual)
     require_kernels(model, target.name, advice=f"choose another recipe than {recipe.name}, or a bundle for the CPU")
     if recipe.kv_cache is None or full.manifest.graph is not graph:
         write_model(model, directory)

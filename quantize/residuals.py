@@ -40,7 +40,7 @@ def residual_session(
     outputs = model.graph.outputs
     for value in values:
         if not value.is_graph_output():
-            value.type = value.type or outputs[0].type
+            value.type = value.type or _type_of_sum(value) or outputs[0].type
             outputs.append(value)
     content = ir.to_proto(model).SerializeToString()
     session = Session.open(content, settings, record=record, weights_directory=graph.parent)
@@ -111,6 +111,13 @@ def _before_conversions(value: ir.Value | None) -> ir.Value | None:
     while value is not None and (node := value.producer()) is not None and node.op_type in _CONVERSIONS:
         value = node.inputs[0]
     return value
+
+
+def _type_of_sum(value: ir.Value) -> ir.TypeProtocol | None:
+    """As the operands' type, which a graph in half precision notes: its logits may be of another."""
+    node = value.producer()
+    operands = () if node is None else node.inputs[:2]
+    return next((operand.type for operand in operands if operand is not None and operand.type is not None), None)
 
 
 def _sum_output(node: ir.Node) -> ir.Value:

@@ -31,6 +31,7 @@ class GraphRecord:
     dtype: str = "float32"  # of weights, cache and logits
     operators: str = "fused"  # or "standard": nodes of the ONNX domain alone; or IMPORTED
     target: str = "cpu"
+    wide_residual: bool = False  # of a half type: the residual stream is in float32
     # True: past and present may be one buffer, longer than the sequence so far. False: present = past + new.
     shares_cache_buffer: bool = True
     chunked_prefill: bool = True  # several new tokens on top of a past are allowed (batch 1)

@@ -103,9 +103,13 @@ REFUSED: Mapping[str, Mapping[str, str]] = MappingProxyType(
 
 # What we set where the user says nothing. The arena takes what is asked for, not the next power of two: caches grow by
 # reallocation, and half of each would lie idle. TensorFloat-32 would round the products of float32 graphs to 10 bits,
-# where float32 was asked for; half-precision graphs don't use it.
+# where float32 was asked for; half-precision graphs don't use it. Skip-norms add up in half precision unless strict.
 _DEFAULTS: Mapping[str, Mapping[str, str]] = {
-    "cuda": {"arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"},
+    "cuda": {
+        "arena_extend_strategy": "kSameAsRequested",
+        "enable_skip_layer_norm_strict_mode": "1",
+        "use_tf32": "0",
+    },
 }
 
 

@@ -139,8 +139,8 @@ def lacks_kernels(provider: Provider, graph: GraphRecord) -> str:
 def choose(settings: SessionSettings, graph: GraphRecord, origin: Origin, machine: Machine) -> list[Choice]:
     """The providers to open a graph with: the first, or the next one where that turns out not to run it.
 
-    `auto` takes the best that is in the build, has a device, and has kernels for the graph. A float32 bundle that is
-    made for the CPU stays there, and so does a graph that somebody else exported.
+    `auto` takes the best that is in the build, has a device, and has kernels for the graph. A bundle that is made
+    for the CPU stays there, and so does a graph that somebody else exported.
 
     Raises:
         ProviderError: none is left; what is missing is named, with what to do about it.
@@ -167,8 +167,7 @@ def choose(settings: SessionSettings, graph: GraphRecord, origin: Origin, machin
 def _is_looked_at(provider: Provider, graph: GraphRecord) -> bool:
     if provider.name == "cpu":
         return True
-    stays = graph.target == "cpu" and graph.dtype == "float32"
-    return graph.operators != IMPORTED and not stays
+    return graph.operators != IMPORTED and graph.target == provider.name
 
 
 def _problems(

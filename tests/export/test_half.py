@@ -19,9 +19,11 @@ from onnxgpt.export.pipeline import export_checkpoint
 from onnxgpt.graphs.kernel_check import place_nodes
 from onnxgpt.graphs.kernel_table import kernel_table
 from onnxgpt.graphs.targets import graph_form
+from onnxgpt.inspecting import describe, graph_line
 from onnxgpt.models.catalog import pull
 from onnxgpt.models.checkpoint import Checkpoint
 from onnxgpt.models.gpt import GPT
+from onnxgpt.quantize import quantize_bundle
 from onnxgpt.quantize.quality import measure_quality
 from onnxgpt.quantize.text_files import EvaluationText
 from onnxgpt.runtime.bundle import Bundle
@@ -157,9 +159,34 @@ def test_logits_that_overflow_are_found_and_the_error_says_what_to_export(
     advice: str,
 ) -> None:
     checkpoint = make_checkpoint(overflowing(make_gpt, configs))
-    with pytest.raises(ParityError, match=rf"tiny overflows float16: its logits are not finite \(prefill.*{advice}"):
+    with pytest.raises(ParityError, match=rf"tiny overflows float16: blocks\.1\.mlp\.down reaches .*{advice}"):
         export_checkpoint(checkpoint, tmp_path / "out", form=graph_form(*form))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_residual_stream_that_float16_can_not_hold_is_kept_in_float32(
+    make_gpt: MakeGPT, configs: dict[str, Any], make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    """Both tables fit float16, and their sum does not. Quantizing keeps the stream as wide."""
+    gpt = make_gpt(**configs["gpt2"] | {"tied_head": False})
+    with torch.no_grad():
+        for table in (gpt.token_embedding.weight, gpt.position_embedding.weight):
+            table.mul_(5000 / table.std())
+            table[:, 0] = 40_000
+    bundle = export_checkpoint(make_checkpoint(gpt), tmp_path / "out", form=graph_form("cuda"))
+    graph, parity = bundle.manifest.graph, bundle.manifest.parity
+    assert (graph.dtype, graph.wide_residual) == ("float16", True)
+    assert parity is not None
+    assert parity["passed"]
+    assert "float16, residual stream in float32" in graph_line(describe(bundle)["graph"], {})
+
+    small = quantize_bundle(bundle.directory, tmp_path / "int8", accept_quality=True)
+    assert small.manifest.graph.wide_residual
+    assert np.isfinite(Model.load(small.directory).logits([3, 5, 8])).all()
+
+
+def test_a_stream_that_float16_holds_stays_in_float16(made: Made) -> None:
+    assert not made("llama", "cuda", "fused", "float16")[1].manifest.graph.wide_residual
 
 
 def test_what_overflows_float16_is_exported_in_bfloat16(

@@ -21,7 +21,12 @@ def arguments(provider: str, **given: object) -> dict[str, str]:
 
 def test_what_a_provider_gets_where_nothing_is_given() -> None:
     assert provider_arguments(SessionSettings(), "cpu") == {}
-    assert arguments("cuda") == {"device_id": "0", "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
+    assert arguments("cuda") == {
+        "device_id": "0",
+        "arena_extend_strategy": "kSameAsRequested",
+        "enable_skip_layer_norm_strict_mode": "1",
+        "use_tf32": "0",
+    }
     assert arguments("dml") == {"device_id": "0"}
 
 
@@ -31,6 +36,7 @@ def test_settings_and_options_of_the_user_win() -> None:
     assert arguments("cuda", device=1, cuda_graph=True, provider_options=given) == {
         "device_id": "1",
         "enable_cuda_graph": "1",
+        "enable_skip_layer_norm_strict_mode": "1",
         "use_tf32": "1",
         "gpu_mem_limit": str(2 << 30),
         "arena_extend_strategy": "kNextPowerOfTwo",

@@ -73,7 +73,12 @@ def names(choices: list[Choice]) -> list[str]:
             "made for cuda in float16, but the installed ONNX Runtime has cpu (run `pip uninstall onnxruntime`, then "
             '`pip install "onnxgpt[cuda]"`)',
         ),
-        (GraphRecord(dtype="float16"), WITH_CUDA, ["cuda", "cpu"], "made for cpu in float16; Planted card"),
+        (
+            GraphRecord(dtype="float16"),
+            WITH_CUDA,
+            ["cpu"],
+            "made for cpu in float16; `onnxgpt export ./my-gpt2 --target",
+        ),
         (GraphRecord(target="cuda", dtype="bfloat16"), WITH_CUDA, ["cuda"], "made for cuda in bfloat16; Planted card"),
         (
             GraphRecord(target="cuda", operators="standard"),
