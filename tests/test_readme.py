@@ -105,7 +105,7 @@ def test_the_chinese_page_has_the_same_blocks_and_parts() -> None:
     pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")]
 
     assert blocks("README.zh-CN.md") == blocks("README.md")
-    assert [page.count("\n## ") for page in pages] == [9, 9]
+    assert [page.count("\n## ") for page in pages] == [11, 11]
     assert all((ROOT / link).exists() for page in pages for link in re.findall(r"\]\(([^)]+)\)", page))
 
 
