@@ -56,12 +56,14 @@ def session_options(command: Decorated) -> Decorated:
         metavar="SIZE",
         help="Refuse to need more than this for weights and cache: 500MB, 2GiB.",
     )
-    return _with_settings(limit(telling), (*_DEVICE_OPTIONS, *options))
+    decorated: Decorated = _with_settings(limit(telling), (*_DEVICE_OPTIONS, *options))
+    return decorated
 
 
 def device_options(command: Decorated) -> Decorated:
     """What says where a bundle runs: the command is given `settings`."""
-    return _with_settings(command, _DEVICE_OPTIONS)
+    decorated: Decorated = _with_settings(command, _DEVICE_OPTIONS)
+    return decorated
 
 
 def _with_settings(command: Any, options: tuple[Callable[[Any], Any], ...]) -> Any:

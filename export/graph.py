@@ -14,11 +14,11 @@ import torch
 
 from ..graphs.choices import add_choices
 from ..graphs.precision import to_half
-from ..graphs.targets import CPU_FLOAT32, GraphForm, Target
+from ..graphs.targets import CPU_FLOAT32, GraphForm, Operators, Target
 from ..models.config import GPTConfig
 from ..models.gpt import GPT
 from ..runtime.errors import ExportError
-from .operators import Operators, attention_for
+from .operators import attention_for
 from .passes import FUSED_PASSES, PLAIN_FUSED_PASSES, PLAIN_STANDARD_PASSES, STANDARD_PASSES, GraphPass, run_passes
 
 # The exporter writes no lower opset than 18, and the widest choice of backends is wanted there. ONNX Runtime, which

@@ -82,7 +82,7 @@ def _joins(node: ir.Node, chosen: set[ir.Node], types: Types) -> bool:
         return False
     if node.op_type == "Gather" and not computed:  # rows of a table of weights
         return False
-    if node.op_type == "Div" and node.inputs[1] in computed and node.inputs[1].producer() in chosen:  # type: ignore[union-attr]
+    if node.op_type == "Div" and node.inputs[1] in computed and node.inputs[1].producer() in chosen:
         return True
     return read_by_float32 or (bool(computed) and all(value.producer() in chosen for value in computed))
 

@@ -1,9 +1,10 @@
 """The residual stream of a graph: which values leave the blocks, found by structure and by no node's name.
 
 A residual sum adds a branch to the very value that the branch was computed from: one operand is an ancestor of the
-other. From the logits back, each sum leads to the one before through that operand; the layer is told by how many of
-the attentions (the nodes that make `present.{i}.key`) lie behind a sum. So the same block is found in full-precision
-and quantized, fused and standard graphs.
+other. Where attention and MLP stand side by side, the second branch is added to the first one's sum: both begin at the
+value that the first was added to. From the logits back, each sum leads to the one before through that operand; the
+layer is told by how many of the attentions (the nodes that make `present.{i}.key`) lie behind a sum. So the same block
+is found in full-precision and quantized, fused and standard graphs.
 """
 
 from __future__ import annotations
@@ -93,10 +94,19 @@ class _Stream:
             return None
         first, second = (_before_conversions(value) for value in node.inputs[:2])
         for skip, branch in ((first, second), (second, first)):
-            producer = skip.producer() if skip is not None else None
-            if branch is not None and producer is not None and self._behind.get(branch, 0) >> self._place[producer] & 1:
+            if self._is_behind(skip, branch):
                 return skip
+        for inner, branch in ((first, second), (second, first)):
+            maker = None if inner is None else inner.producer()
+            start = None if maker is None else self.skip_operand(maker)
+            if self._is_behind(start, branch):
+                return start
         return None
+
+    def _is_behind(self, origin: ir.Value | None, value: ir.Value | None) -> bool:
+        """Whether a value was computed from another one."""
+        maker = None if origin is None else origin.producer()
+        return maker is not None and value is not None and bool(self._behind.get(value, 0) >> self._place[maker] & 1)
 
     def main_input(self, node: ir.Node) -> ir.Value | None:
         """The input with the most attentions behind it, and of several the one that the others were computed from."""

@@ -30,6 +30,9 @@ CASES = [
     ("sinusoidal, relu, norms after", "fused"),
     ("sinusoidal, relu, norms after", "standard"),
     ("rms norms after, one key head", "fused"),
+    ("parallel", "fused"),
+    ("parallel", "standard"),
+    ("parallel, one norm, norms of each head", "fused"),
 ]
 
 

@@ -45,7 +45,7 @@ def with_rounded(bundle: Bundle, node_name: str, matrix_name: str) -> bytes:
     return model.SerializeToString()
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "parallel"])
 def test_equal_to_whole_graphs(name: str, small_bundle: Callable[..., Bundle]) -> None:
     bundle = small_bundle(name, "fused")
     ids = np.random.default_rng(12).integers(1, 256, 20)
