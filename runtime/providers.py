@@ -8,7 +8,7 @@ from importlib import metadata
 
 from .devices import Device, Devices, devices_of
 from .errors import ProviderError
-from .manifest import IMPORTED, GraphRecord
+from .manifest import IMPORTED, GraphRecord, Manifest
 from .settings import AUTO, SessionSettings
 
 
@@ -57,6 +57,12 @@ class Origin:
 
 
 UNKNOWN_ORIGIN = Origin()
+
+
+def origin_of(manifest: Manifest) -> Origin:
+    """What a bundle was made of. Of a directory the manifest has the last name alone, which leads nowhere."""
+    location = None if manifest.source.get("kind") == "directory" else manifest.source.get("location")
+    return Origin(location or UNKNOWN_ORIGIN.source, (manifest.quantization or {}).get("name"))
 
 
 @dataclass(frozen=True)

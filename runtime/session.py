@@ -21,7 +21,7 @@ from .lanes import Graph, Outcome, told_inputs
 from .manifest import PLAIN_GRAPH, GraphRecord
 from .memory import MemoryBudget
 from .opening import ON_THE_CPU, Place, open_graph
-from .providers import UNKNOWN_ORIGIN, Origin
+from .providers import UNKNOWN_ORIGIN, Origin, origin_of
 from .recording import Runs
 from .settings import DEFAULT_SETTINGS, SessionSettings
 from .stepping import new_steps
@@ -85,7 +85,7 @@ class Session:
             bundle.graph_path,
             settings,
             record=manifest.graph,
-            origin=Origin(manifest.source.get("location") or "SOURCE", (manifest.quantization or {}).get("name")),
+            origin=origin_of(manifest),
             budget=budget,
             context_length=manifest.context_length,
             architecture=manifest.architecture,

@@ -21,7 +21,7 @@ NOT_HERE = (
     "error: provider cuda can't run this bundle: "
     'the installed ONNX Runtime has cpu (run `pip uninstall onnxruntime`, then `pip install "onnxgpt[cuda]"`); '
     "there is no NVIDIA driver here; "
-    "CUDA's attention takes float16 and bfloat16, and this bundle is float32 (`onnxgpt export fairytale --target cuda "
+    "CUDA's attention takes float16 and bfloat16, and this bundle is float32 (`onnxgpt export SOURCE --target cuda "
     "--out DIR`, then `onnxgpt quantize DIR --out SMALLER` makes one that it can run)\n"
 )
 RUNNING = "running on cpu (made for cpu in float32)\n"

@@ -14,7 +14,7 @@ from onnxgpt.runtime.bundle import Bundle
 from onnxgpt.runtime.devices import Device, Devices
 from onnxgpt.runtime.errors import OptionError, ProviderError
 from onnxgpt.runtime.manifest import IMPORTED, GraphRecord
-from onnxgpt.runtime.providers import PROVIDERS, Choice, Machine, Origin, choose, installed_packages
+from onnxgpt.runtime.providers import PROVIDERS, Choice, Machine, Origin, choose, installed_packages, origin_of
 from onnxgpt.runtime.session import Session
 from onnxgpt.runtime.settings import PROVIDER_LOG, SessionSettings
 
@@ -311,3 +311,12 @@ def test_it_is_allowed_where_the_user_says_so_and_told(empty_card: None, caplog:
     assert str(place) == "cuda device 1 (Planted second card)"
     assert caplog.messages[0].startswith("on the CPU instead of cuda: ")
     assert "GroupQueryAttention" in caplog.messages[0]
+
+
+def test_a_directory_is_not_named_by_the_last_part_of_its_path() -> None:
+    manifest = Bundle.open(find_bundle("fairytale")).manifest
+    hub = replace(manifest, source=manifest.source | {"kind": "hub", "location": "openai-community/gpt2"})
+
+    assert manifest.source["kind"] == "directory"
+    assert origin_of(manifest) == Origin("SOURCE", "int8")
+    assert origin_of(hub) == Origin("openai-community/gpt2", "int8")
