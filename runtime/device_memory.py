@@ -75,20 +75,6 @@ class DeviceRoom:
         """Tokens of a cache of so many rows that fill the device, without room for activations; None: not known."""
         return None if self.free is None else self.free // (self.bytes_per_token * rows)
 
-    def require(self, count: int, rows: int = 1) -> None:
-        """Refuse what does not fit before it is allocated.
-
-        Args:
-            count: bytes to allocate.
-            rows: of the cache that they are for.
-
-        Raises:
-            MemoryLimitError: they are not free; the largest context that fits is named.
-        """
-        memory = self.now()
-        if memory.free is not None and count > memory.free:
-            raise self.exceeded(count, rows)
-
     def exceeded(self, count: int | None, rows: int = 1) -> MemoryLimitError:
         """The error of an allocation of `count` bytes (None: nobody told) that failed."""
         free = self.now().free

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import shutil
 import subprocess
 import threading
@@ -87,15 +88,14 @@ def test_other_errors_are_left_as_they_are() -> None:
     assert not is_out_of_memory(RuntimeError("the memory of device 0 was read"))
 
 
-def test_what_does_not_fit_is_refused_before_it_is_allocated() -> None:
-    ROOM.require(40_000)
-    with pytest.raises(MemoryLimitError, match=r"40.0 kB was asked for.* the largest context of 4 rows .* 500 tokens"):
-        ROOM.require(40_001, rows=4)
+def test_the_largest_context_is_told_for_as_many_rows_as_were_asked_for() -> None:
+    error = ROOM.exceeded(40_001, rows=4)
+
+    assert re.search(r"40.0 kB was asked for.* the largest context of 4 rows .* 500 tokens", str(error))
 
 
 def test_a_device_that_tells_nothing_refuses_nothing_and_invents_no_figure() -> None:
     silent = DeviceRoom("dml device 0 (Planted card)", None, 500)
-    silent.require(1 << 60)
 
     error = silent.translated(RuntimeError(DML_TEXT))
     assert str(error) == (
