@@ -7,9 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import onnxgpt
-
-SCRIPT = Path(onnxgpt.__file__).parent / "benchmarks" / "make_kernel_table.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "make_kernel_table.py"
 DOCUMENT = """## Supported Operators and Data Types
 
 ## Operators implemented by CPUExecutionProvider

@@ -28,7 +28,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         pytest.skip(f"needs a CUDA device: {devices_of('cuda').reason}")
     from onnxgpt.export import export_bundle
 
-    checkpoint = Path(onnxgpt.__file__).parent / "models" / "fairytale" / "checkpoint"
+    checkpoint = Path(__file__).parents[2] / "models" / "fairytale" / "checkpoint"
     return export_bundle(checkpoint, tmp_path_factory.mktemp("cuda") / "fairytale", target="cuda")
 
 
