@@ -1,7 +1,6 @@
 """A graph of one matrix product, written as ONNX's protobuf by hand: the core install has no onnx to write it with.
 
-Field numbers are those of onnx.proto3 (ModelProto, GraphProto, NodeProto, AttributeProto, TensorProto, ValueInfoProto)
-and the wire format is https://protobuf.dev/programming-guides/encoding.
+Field numbers are those of onnx.proto3 (ModelProto, GraphProto, NodeProto, AttributeProto, TensorProto, ValueInfoProto).
 """
 
 from __future__ import annotations
@@ -10,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..runtime.protobuf import field
 
 _TYPES = {"float32": 1, "uint8": 2}  # TensorProto.DataType
 _IR_VERSION, _ONNX_OPSET, _CONTRIB_OPSET = 10, 21, 1
@@ -48,49 +49,27 @@ def blockwise_product(
 
 
 def _model(node: bytes, constants: dict[str, NDArray[Any]], inputs: int, outputs: int) -> bytes:
-    graph = _bytes(1, node) + _text(2, "product")
-    graph += b"".join(_bytes(5, _tensor(name, value)) for name, value in constants.items())
-    graph += _bytes(11, _value("x", inputs)) + _bytes(12, _value("y", outputs))
-    opsets = _integer(2, _ONNX_OPSET), _text(1, "com.microsoft") + _integer(2, _CONTRIB_OPSET)
-    return _integer(1, _IR_VERSION) + _bytes(7, graph) + b"".join(_bytes(8, opset) for opset in opsets)
+    graph = field(1, node) + field(2, "product")
+    graph += b"".join(field(5, _tensor(name, value)) for name, value in constants.items())
+    graph += field(11, _value("x", inputs)) + field(12, _value("y", outputs))
+    opsets = field(2, _ONNX_OPSET), field(1, "com.microsoft") + field(2, _CONTRIB_OPSET)
+    return field(1, _IR_VERSION) + field(7, graph) + b"".join(field(8, opset) for opset in opsets)
 
 
 def _node(operator: str, inputs: list[str], domain: str = "", **attributes: int) -> bytes:
-    node = b"".join(_text(1, name) for name in inputs) + _text(2, "y") + _text(4, operator)
+    node = b"".join(field(1, name) for name in inputs) + field(2, "y") + field(4, operator)
     for name, value in attributes.items():
-        node += _bytes(5, _text(1, name) + _integer(3, value) + _integer(20, _INTEGER_ATTRIBUTE))
-    return node + (_text(7, domain) if domain else b"")
+        node += field(5, field(1, name) + field(3, value) + field(20, _INTEGER_ATTRIBUTE))
+    return node + (field(7, domain) if domain else b"")
 
 
 def _tensor(name: str, value: NDArray[Any]) -> bytes:
-    dimensions = b"".join(_integer(1, size) for size in value.shape)
-    return dimensions + _integer(2, _TYPES[value.dtype.name]) + _text(8, name) + _bytes(9, value.tobytes())
+    dimensions = b"".join(field(1, size) for size in value.shape)
+    return dimensions + field(2, _TYPES[value.dtype.name]) + field(8, name) + field(9, value.tobytes())
 
 
 def _value(name: str, width: int) -> bytes:
     """Rows of float32: [rows, width]."""
-    shape = _bytes(1, _text(2, "rows")) + _bytes(1, _integer(1, width))
-    tensor_type = _integer(1, _TYPES["float32"]) + _bytes(2, shape)
-    return _text(1, name) + _bytes(2, _bytes(1, tensor_type))
-
-
-def _integer(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value)
-
-
-def _bytes(field: int, value: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(value)) + value
-
-
-def _text(field: int, value: str) -> bytes:
-    return _bytes(field, value.encode("utf-8"))
-
-
-def _varint(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; the high bit says that more follow."""
-    parts = bytearray()
-    while value > 0x7F:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)
+    shape = field(1, field(2, "rows")) + field(1, field(1, width))
+    tensor_type = field(1, _TYPES["float32"]) + field(2, shape)
+    return field(1, name) + field(2, field(1, tensor_type))

@@ -6,6 +6,7 @@ head, since the tokens of a row lie together in each head only.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
     from typing import Self  # Python 3.11
 
 
-class DeviceBuffers(Buffers):
-    """Per layer one tensor [2, rows, kv_heads, capacity, head_size], bound row by row by address."""
+class _OnDevice(Buffers):
+    """What the two kinds have in common; `values` are their tensors."""
+
+    values: list[Any]
 
     def __init__(self, store: DeviceStore, layout: CacheLayout, rows: int, capacity: int):
         """Allocate.
@@ -30,8 +33,32 @@ class DeviceBuffers(Buffers):
         """
         super().__init__(layout, rows, capacity)
         self._store = store
-        self.values = [
-            store.allocate((2, rows, heads, capacity, size), layout.element_type, rows) for heads, size in layout.layers
+        self.values = self._allocate()
+
+    @abstractmethod
+    def _allocate(self) -> list[Any]:
+        """The tensors, with what is in them not defined."""
+
+    def grown(self, capacity: int, rows: int, kept: int) -> Self:
+        """As `Buffers.grown`."""
+        larger = type(self)(self._store, self.layout, self.rows, capacity)
+        if kept:
+            larger.fill(self, 0, rows, kept)
+        self.close()
+        return larger
+
+    def close(self) -> None:
+        """As `Buffers.close`."""
+        self.values = []
+
+
+class DeviceBuffers(_OnDevice):
+    """Per layer one tensor [2, rows, kv_heads, capacity, head_size], bound row by row by address."""
+
+    def _allocate(self) -> list[Any]:
+        return [
+            self._store.allocate((2, self.rows, heads, self.capacity, size), self.layout.element_type, self.rows)
+            for heads, size in self.layout.layers
         ]
 
     def bind(self, binding: Any, names: Names, first: int, rows: int) -> list[Any]:
@@ -59,18 +86,6 @@ class DeviceBuffers(Buffers):
                     list(source._heads(first + row, head, kept)), list(self._heads(row, head, kept))
                 )
 
-    def grown(self, capacity: int, rows: int, kept: int) -> Self:
-        """As `Buffers.grown`."""
-        larger = type(self)(self._store, self.layout, self.rows, capacity)
-        if kept:
-            larger.fill(self, 0, rows, kept)
-        self.close()
-        return larger
-
-    def close(self) -> None:
-        """As `Buffers.close`."""
-        self.values = []
-
     def _rows(self, first: int) -> Iterator[Stretch]:
         """Where a row's keys and values are, whole."""
         for value, (heads, size) in zip(self.values, self.layout.layers, strict=True):
@@ -93,24 +108,17 @@ class DeviceBuffers(Buffers):
         return (sizes for sizes in self.layout.layers for _ in range(2))
 
 
-class RowBuffers(Buffers):
+class RowBuffers(_OnDevice):
     """Per row, layer and kind one tensor [1, kv_heads, capacity, head_size]: rows are bound one at a time."""
 
-    def __init__(self, store: DeviceStore, layout: CacheLayout, rows: int, capacity: int):
-        """Allocate.
-
-        Raises:
-            MemoryLimitError: the device has no room.
-        """
-        super().__init__(layout, rows, capacity)
-        self._store = store
-        self.values = [
+    def _allocate(self) -> list[Any]:
+        return [
             [
-                store.allocate((1, heads, capacity, size), layout.element_type, rows)
-                for heads, size in layout.layers
+                self._store.allocate((1, heads, self.capacity, size), self.layout.element_type, self.rows)
+                for heads, size in self.layout.layers
                 for _ in range(2)
             ]
-            for _ in range(rows)
+            for _ in range(self.rows)
         ]
 
     def bind(self, binding: Any, names: Names, first: int, rows: int) -> list[Any]:
@@ -137,15 +145,3 @@ class RowBuffers(Buffers):
                     array = np.zeros(new.shape(), self.layout.dtype)
                     array[:, :, :kept] = old.numpy()[:, :, :kept]
                     new.update_inplace(array)
-
-    def grown(self, capacity: int, rows: int, kept: int) -> Self:
-        """As `Buffers.grown`."""
-        larger = type(self)(self._store, self.layout, self.rows, capacity)
-        if kept:
-            larger.fill(self, 0, rows, kept)
-        self.close()
-        return larger
-
-    def close(self) -> None:
-        """As `Buffers.close`."""
-        self.values = []
