@@ -23,7 +23,6 @@ Kind = Literal["blocks", "dynamic", "static", "none"]
 Method = Literal["gptq", "nearest"]
 _INT8 = BlockFormat(8, 128)
 _INT4 = BlockFormat(4, 32, symmetric=False)
-ROLES = ("qkv", "attention_output", "gate_up", "up", "down", "head")  # a tied embedding goes with the head
 
 
 @dataclass(frozen=True, kw_only=True)
