@@ -33,7 +33,7 @@ def load(
 
     Args:
         path_or_name: a bundle's directory, which wins over a name, or a name that `onnxgpt models` lists.
-        provider: "cpu", "cuda", "dml", or "auto": the best that is installed, has a device and can run the bundle.
+        provider: "cpu", "cuda", "dml", or "auto": what the bundle was made for, if that is there, else the CPU.
         threads: threads within one operator; None: one per physical core, within the process's CPU quota.
         memory_limit: bytes that weights and cache may take together, or text such as "500MB"; None: no limit.
         low_power: half as many threads unless a number is given, and those that wait sleep instead of spinning.

@@ -70,7 +70,7 @@ class Model:
 
         Args:
             path: the bundle; of another exporter's directory also the graph itself, where it holds several.
-            provider: `cpu`, `cuda`, `dml`, or `auto` for the best that is there and can run the bundle.
+            provider: `cpu`, `cuda`, `dml`, or `auto`: what the bundle was made for, if that is there, else the CPU.
             threads: threads inside an operator; None: one per physical core, within the process's CPU quota.
             memory_limit: most bytes for weights and caches together (or text such as "500MB"); None: no limit.
             low_power: half as many threads unless `threads` says how many, and those that wait for one another sleep at

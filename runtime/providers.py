@@ -31,7 +31,7 @@ class Provider:
     extra: str
 
 
-# The best first: the order in which `auto` looks.
+# The CPU last: the order in which `auto` looks.
 PROVIDERS = {
     provider.name: provider
     for provider in (
@@ -145,8 +145,8 @@ def lacks_kernels(provider: Provider, graph: GraphRecord) -> str:
 def choose(settings: SessionSettings, graph: GraphRecord, origin: Origin, machine: Machine) -> list[Choice]:
     """The providers to open a graph with: the first, or the next one where that turns out not to run it.
 
-    `auto` takes the best that is in the build, has a device, and has kernels for the graph. A bundle that is made
-    for the CPU stays there, and so does a graph that somebody else exported.
+    `auto` takes the one that the graph was made for, if it is in the build and has a device, else the CPU, where a graph
+    that somebody else exported stays.
 
     Raises:
         ProviderError: none is left; what is missing is named, with what to do about it.

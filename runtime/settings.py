@@ -18,7 +18,7 @@ class SessionSettings:
     """Where a graph runs and with what of the machine.
 
     Attributes:
-        provider: `cpu`, `cuda`, `dml`, or `auto` for the best that is there and has kernels for the graph.
+        provider: `cpu`, `cuda`, `dml`, or `auto`: what the graph was made for, if that is there, else the CPU.
         provider_options: ONNX Runtime's own options of the provider, see `runtime.provider_options`.
         device: the device's number, for `cuda` and `dml`; None: the first.
         threads: threads inside an operator; None: one per physical core, within the process's CPU quota.
