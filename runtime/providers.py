@@ -145,8 +145,8 @@ def lacks_kernels(provider: Provider, graph: GraphRecord) -> str:
 def choose(settings: SessionSettings, graph: GraphRecord, origin: Origin, machine: Machine) -> list[Choice]:
     """The providers to open a graph with: the first, or the next one where that turns out not to run it.
 
-    `auto` takes the one that the graph was made for, if it is in the build and has a device, else the CPU, where a graph
-    that somebody else exported stays.
+    `auto` takes the one that the graph was made for, if it is in the build and has a device, else the CPU, where
+    graphs that somebody else exported stay.
 
     Raises:
         ProviderError: none is left; what is missing is named, with what to do about it.
